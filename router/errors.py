@@ -1,0 +1,130 @@
+"""Why a request gets no answer. Raised by the pipeline and by `wire.py`, rendered by `app.py` in OpenAI's shape.
+
+RouterError
+├── InvalidRequest      the request must be changed; `param` says where                         400
+├── TooLarge            the body is over the server's limit                                     413
+├── UnknownModel        no policy and no backend of this name                                   404
+├── UnknownDecision     no decision of this id is remembered                                    404
+├── OverBudget          not even the cheapest plan fits the ceiling                             400 budget_exceeded
+├── DeadlineExceeded    the deadline passed before there was any answer                         504
+├── Overloaded          too many requests waiting                                               503
+└── BackendFailed       every backend that the policy allows failed                             502, 503, 504
+
+ConfigError, for whoever starts the router: what in the configuration is wrong, and what would be right. Never seen by a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+from adapters.errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable
+
+
+class RouterError(Exception):
+    """A request that gets no answer. `message` is for the caller: what was found, and what would be right."""
+
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(RouterError):
+    """The request must be changed."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class TooLarge(InvalidRequest):
+    """The body is over the server's limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnknownModel(InvalidRequest):
+    """No policy and no backend of this name."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, model: str, have: Iterable[str]) -> None:
+        super().__init__(f"no model '{model}'; {have_instead(model, have)}", param="model")
+
+
+class UnknownDecision(InvalidRequest):
+    """No decision of this id is remembered."""
+
+    status = 404
+    code = "decision_not_found"
+
+
+class OverBudget(InvalidRequest):
+    """Not even the cheapest plan fits the ceiling."""
+
+    code = "budget_exceeded"
+
+
+class DeadlineExceeded(RouterError):
+    """The deadline passed before there was any answer."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
+class Overloaded(RouterError):
+    """Too many requests are waiting."""
+
+    status = 503
+    type = "overloaded_error"
+    code = "overloaded"
+
+
+class BackendFailed(RouterError):
+    """Every backend that the policy allows failed. 503: worth another try; 504: too slow; 502: answered, but with no answer."""
+
+    status = 502
+    type = "backend_error"
+    code = "backend_failed"
+
+    def __init__(self, message: str, *, status: int = 502, code: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.status = status
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. One line for each problem, each with its file, its key and what would be right."""
+
+
+CALLERS_OWN = frozenset({400, 413, 415, 422})
+"""Statuses of a provider that speak of the request; its 401, 403 and 404 speak of our configuration, which no caller can change."""
+
+
+def from_backend(error: BackendError) -> RouterError:
+    """What a backend's failure is to the caller."""
+    if isinstance(error, BackendRefused) and error.status in CALLERS_OWN:
+        return InvalidRequest(str(error), code=error.code)
+    if isinstance(error, BackendUnavailable):
+        return BackendFailed(str(error), status=503, code="backend_unavailable", retry_after_s=error.retry_after_s)
+    if isinstance(error, BackendTimeout):
+        return BackendFailed(str(error), status=504, code="backend_timeout")
+    return BackendFailed(str(error), status=502)
+
+
+def have_instead(name: str, have: Iterable[str]) -> str:
+    """The end of every "no such name" message: `have 'small', 'large'; did you mean 'small'?`."""
+    names = sorted(set(have))
+    listed = "have " + ", ".join(f"'{n}'" for n in names) if names else "there are none"
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"{listed}; did you mean '{close[0]}'?" if close else listed

@@ -1,0 +1,122 @@
+"""What the HTTP layer and the pipeline say to each other: an `Ask` goes in, an `Outcome` comes out.
+
+`wire.py` builds asks from requests and renders outcomes; `pipeline.py` does all that lies between and knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from adapters.types import ChatRequest, Delta
+from policies.plans import Plan
+from router.candidates import Candidate
+
+Sink = Callable[[Delta], Awaitable[None]]
+"""Where a live answer's deltas go. Only an answer that will be the outcome may be sent there: what a client has read cannot be taken back."""
+
+
+def new_decision_id() -> str:
+    """An id for one decision: `dec_` and 96 random bits."""
+    return f"dec_{secrets.token_hex(12)}"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheControl:
+    """What the client wants of the cache, under LiteLLM's names (`no-cache`, `no-store`, `ttl`, `s-maxage`, `namespace`)."""
+
+    no_cache: bool = False
+    """Do not answer from the cache."""
+    no_store: bool = False
+    """Do not put the answer into the cache."""
+    ttl_s: float | None = None
+    """How long the answer may be kept."""
+    s_maxage_s: float | None = None
+    """Take no cached answer older than this."""
+    namespace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request as the router understands it. `None` means that the client did not say; the policy's value holds."""
+
+    request: ChatRequest
+    model: str
+    """As the client named it: `auto`, `outlay/<policy>`, or a backend's name."""
+    max_cost_usd: float | None = None
+    deadline_s: float | None = None
+    min_quality: float | None = None
+    plan: Plan | None = None
+    """Forces this one plan."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    cache: CacheControl = CacheControl()
+    session: str | None = None
+    verbose: bool = False
+    id: str = field(default_factory=new_decision_id)
+    """The decision's id, made here so that a stream can name it in its headers; the outcome carries the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What goes out: the answer, what it cost, and why it was bought."""
+
+    id: str
+    """The ask's id."""
+    candidates: tuple[Candidate, ...]
+    """`request.n` of them, best first."""
+    model: str
+    """Backend that produced the answer."""
+    plan: str
+    """Key of the last plan run; `cache` where the answer came from there."""
+    policy: str
+    digest: str
+    """Of the policy: what it said when this was decided."""
+    input_tokens: int
+    """Over all calls, as `output_tokens`."""
+    output_tokens: int
+    cost_usd: float
+    baseline_usd: float | None
+    """What the policy's baseline plan would have cost; None where there is none."""
+    latency_s: float
+    overhead_s: float
+    """Part of `latency_s` in which the request waited for no backend and no verifier."""
+    truncated_by: str | None
+    """The limit that ended the work early: `cost`, `deadline`, or None."""
+    cached: bool
+    degraded: tuple[str, ...]
+    """What failed and was done without: `verifier:reward`, `probe`, `cache`."""
+    decision: Mapping[str, Any]
+    """The decision block, ready for JSON: cause, estimate, plans considered, actions, calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One name that a client may put in `model`."""
+
+    id: str
+    kind: Literal["policy", "backend"]
+    description: str = ""
+
+
+class Pipeline(Protocol):
+    """One request, through all of it. Errors are `router.errors.RouterError`; cancelling the awaiting task cancels the work."""
+
+    async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
+        """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
+
+    async def route(self, ask: Ask) -> Mapping[str, Any]:
+        """Decide without generating: the decision block that `answer` would start from."""
+
+    async def decision(self, id: str) -> Mapping[str, Any] | None:
+        """A past decision by its id, while it is remembered."""
+
+    def models(self) -> Sequence[ModelCard]:
+        """Every name that `Ask.model` may hold."""
+
+    async def ready(self) -> Mapping[str, str]:
+        """Each component (`backend:<name>`, `verifier:<name>`, `probe`, `cache`) with `ok`, or with what is wrong."""
+
+    async def aclose(self) -> None:
+        """Release backends, verifiers, probe and cache."""
