@@ -1,0 +1,42 @@
+"""What the options of all adapters share: strictness, prices, and secrets that are named rather than written.
+
+Each adapter's own options stand beside the adapter.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from adapters.errors import MissingExtra
+from adapters.types import Price
+
+ENVIRONMENT = "os.environ/"
+"""LiteLLM's way to name a secret in a configuration: `os.environ/OPENAI_API_KEY`."""
+
+
+class Options(BaseModel):
+    """Base of everything parsed from a configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _not_negative(price: Price) -> Price:
+    if min(price.input_usd_per_mtok, price.output_usd_per_mtok) < 0:
+        raise ValueError("a price is zero or more US dollars for a million tokens")
+    return price
+
+
+PriceOption = Annotated[Price, AfterValidator(_not_negative)]
+
+
+def resolve_secret(value: str, where: str) -> str:
+    """The value itself, or that of the environment variable it names; `where` is the configuration key, for the message."""
+    if not value.startswith(ENVIRONMENT):
+        return value
+    variable = value.removeprefix(ENVIRONMENT)
+    if not os.environ.get(variable):
+        raise MissingExtra(f"{where}: the environment variable {variable} is not set; export it, or name another one")
+    return os.environ[variable]
