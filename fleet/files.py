@@ -1,0 +1,33 @@
+"""Model folders in transformers' own layout: config, safetensors, tokenizer, generation settings; written file by file, atomically."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+
+from fleet.sampling import LONGEST_ANSWER
+from fleet.tokens import END, PAD, build_tokenizer
+
+ROOT = Path(__file__).parent
+
+
+def publish(model: Any, folder: Path) -> None:
+    """Save a model with its tokenizer into a folder that others may be reading from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".publish-") as aside:
+        model.save_pretrained(aside)
+        build_tokenizer().save_pretrained(aside)
+        if hasattr(model, "generation_config"):
+            generation().save_pretrained(aside)
+        for path in sorted(Path(aside).iterdir()):
+            os.chmod(path, 0o644)
+            os.replace(path, folder / path.name)
+
+
+def generation() -> GenerationConfig:
+    """Sampling at temperature 1 unless the caller asks otherwise."""
+    return GenerationConfig(do_sample=True, max_new_tokens=LONGEST_ANSWER, eos_token_id=END, pad_token_id=PAD)
