@@ -1,0 +1,69 @@
+"""What can go wrong outside the process.
+
+AdapterError
+├── BackendError            a backend did not answer; `retryable` says whether the same call may work later
+│   ├── BackendUnavailable  no connection, 5xx, 429, overload          (retryable)
+│   ├── BackendTimeout      no answer within the backend's time        (retryable)
+│   ├── BackendRefused      the request is not acceptable to it (4xx)  (final; the message is meant for the caller)
+│   └── BackendMalformed    an answer that is none: bad JSON, no choices, cut off (retryable)
+├── VerifierError           a verifier did not score
+├── CacheError              a cache did not answer
+└── MissingExtra            an optional package or file that this configuration needs is not installed
+"""
+
+from __future__ import annotations
+
+
+class AdapterError(Exception):
+    """Base of all errors of this folder."""
+
+
+class BackendError(AdapterError):
+    """A backend did not give an answer."""
+
+    retryable = True
+
+    def __init__(self, backend: str, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(f"backend '{backend}': {message}")
+        self.backend = backend
+        self.detail = message
+        self.retry_after_s = retry_after_s
+
+
+class BackendUnavailable(BackendError):
+    """No connection, a 5xx or 429, or too many requests waiting."""
+
+
+class BackendTimeout(BackendError):
+    """No answer within the backend's `timeout_s`."""
+
+
+class BackendMalformed(BackendError):
+    """The backend answered with something that is not an answer."""
+
+
+class BackendRefused(BackendError):
+    """The backend will not take this request; repeating it will not help. `status` is the HTTP status, if there was one."""
+
+    retryable = False
+
+    def __init__(self, backend: str, message: str, *, status: int = 400, code: str | None = None) -> None:
+        super().__init__(backend, message)
+        self.status = status
+        self.code = code
+
+
+class VerifierError(AdapterError):
+    """A verifier could not score; the answers stand unscored."""
+
+    def __init__(self, verifier: str, message: str) -> None:
+        super().__init__(f"verifier '{verifier}': {message}")
+        self.verifier = verifier
+
+
+class CacheError(AdapterError):
+    """A cache could not be read or written."""
+
+
+class MissingExtra(AdapterError):
+    """Something optional is needed and not there; the message says what to install."""

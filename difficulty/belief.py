@@ -1,0 +1,192 @@
+"""What is believed about one prompt: how likely each backend is to answer it right, and how likely each answer so far is right.
+
+Backends share a latent difficulty u ~ N(0, 1), held on Gauss-Hermite nodes u_j with weights w_j:
+
+    p_m(x, u_j) = sigmoid(a_m + b_m * e_m(x) + t_m * u_j)
+
+so "the small one failed" makes the large one less likely too, and a large t_m says that wrong answers repeat and sampling is futile.
+A scored answer moves the weights (`Belief.after`). Nothing here knows a price or decides anything: that is `policies/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_hermite_x, _hermite_w = np.polynomial.hermite_e.hermegauss(21)
+NODES: Array = _hermite_x
+"""The latent difficulty at the quadrature nodes, shape [J]; positive is easier."""
+PRIOR: Array = _hermite_w / _hermite_w.sum()
+"""Weights of a standard normal at the nodes, shape [J]."""
+
+DEFAULT_SPREAD = 1.0
+"""t of a backend that nothing was fitted for: some prompts are hard for it and stay hard."""
+
+
+def sigmoid(x: Array | float) -> Array:
+    """The logistic function."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40.0, 40.0))), dtype=np.float64)
+
+
+def logit(p: Array | float) -> Array:
+    """Inverse of `sigmoid`; p is kept away from 0 and 1."""
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(p / (1 - p)), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """A backend's chance of answering right: sigmoid(intercept + slope * e + spread * u)."""
+
+    intercept: float = 0.0
+    slope: float = 1.0
+    spread: float = DEFAULT_SPREAD
+
+    def logits(self, feature: float) -> Array:
+        """Logit of the chance at each node, shape [J]."""
+        return self.intercept + self.slope * feature + self.spread * NODES
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """How a plan's draw differs from a plain sample: its logit is shift + slope * (the plain sample's)."""
+
+    shift: float = 0.0
+    slope: float = 1.0
+
+    def p(self, logits: Array) -> Array:
+        """Chance at each node that such a draw is right, shape [J]."""
+        return sigmoid(self.shift + self.slope * logits)
+
+
+PLAIN = Channel()
+"""An independent sample."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A verifier's scores in K bins: how often right and wrong answers fall in each. Bin k holds edges[k-1] <= score < edges[k].
+
+    An exact checker is the same with two bins and no error (`Scores.exact`).
+    """
+
+    edges: tuple[float, ...]
+    right: tuple[float, ...]
+    wrong: tuple[float, ...]
+    base_rate: float = 0.5
+    """Share of right answers among those it was fitted on."""
+
+    @classmethod
+    def exact(cls) -> Scores:
+        """A verifier that is never mistaken."""
+        return cls((0.5,), (1e-6, 1 - 1e-6), (1 - 1e-6, 1e-6))
+
+    @classmethod
+    def unfitted(cls, bins: int = 8) -> Scores:
+        """A verifier taken at its word: a score of s says that the odds of being right are s : 1 - s."""
+        centre = (np.arange(bins) + 0.5) / bins
+        return cls(tuple(np.arange(1, bins) / bins), tuple(centre / centre.sum()), tuple((1 - centre) / (1 - centre).sum()))
+
+    def bin(self, score: float) -> int:
+        """Number of the bin of a raw score."""
+        return int(np.searchsorted(self.edges, score, side="right"))
+
+    def calibrated(self, score: float) -> float:
+        """P(right | score) at the base rate."""
+        k = self.bin(score)
+        right, wrong = self.right[k] * self.base_rate, self.wrong[k] * (1 - self.base_rate)
+        return right / (right + wrong)
+
+    @cached_property
+    def likelihoods(self) -> tuple[Array, Array]:
+        """(P(bin | right), P(bin | wrong)), each of shape [K]."""
+        return np.asarray(self.right), np.asarray(self.wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One answer seen: which backend drew it through which channel, and the likelihood of its score if right and if wrong.
+
+    Both are 1 for an answer that nothing scored.
+    """
+
+    backend: str
+    channel: Channel = PLAIN
+    if_right: float = 1.0
+    if_wrong: float = 1.0
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Weights over the nodes, each backend's logit at each node, and the answers seen so far."""
+
+    weights: Array
+    logits: Mapping[str, Array]
+    evidence: tuple[Evidence, ...] = ()
+    source: str = "probe"
+    """Where the estimate came from: probe, heuristic, fallback."""
+    tempering: float = 1.0
+    """Exponent on the likelihoods, at most 1: answers to one prompt err together more than the model says."""
+
+    @classmethod
+    def prior(cls, features: Mapping[str, float], success: Mapping[str, Success], source: str = "probe", tempering: float = 1.0) -> Belief:
+        """Before the first call. `features` are e_m(x) by backend; a backend without a fitted `Success` takes e_m(x) for its logit."""
+        logits = {name: success.get(name, Success()).logits(feature) for name, feature in features.items()}
+        return cls(PRIOR, logits, (), source, tempering)
+
+    def p_correct(self, backend: str, channel: Channel = PLAIN) -> float:
+        """Chance that the next draw of this backend is right."""
+        return float(self.weights @ channel.p(self.logits[backend]))
+
+    def after(self, answers: Iterable[Evidence]) -> Belief:
+        """The belief after more answers were seen."""
+        weights, seen = self.weights, tuple(answers)
+        for answer in seen:
+            p = answer.channel.p(self.logits[answer.backend])
+            weights = weights * (p * answer.if_right + (1 - p) * answer.if_wrong) ** self.tempering
+            weights = weights / weights.sum()
+        return replace(self, weights=weights, evidence=self.evidence + seen)
+
+    def right_by_node(self, answer: Evidence) -> Array:
+        """Chance at each node that an answer seen is right, shape [J]."""
+        p = answer.channel.p(self.logits[answer.backend])
+        return p * answer.if_right / (p * answer.if_right + (1 - p) * answer.if_wrong)
+
+    @cached_property
+    def chances(self) -> tuple[float, ...]:
+        """Chance that each answer seen is right, in the order of `evidence`."""
+        return tuple(float(self.weights @ self.right_by_node(answer)) for answer in self.evidence)
+
+    @property
+    def best(self) -> float:
+        """Chance that the best answer so far is right; 0 where there is none."""
+        return max(self.chances, default=0.0)
+
+    @cached_property
+    def best_by_node(self) -> Array | None:
+        """Chance at each node that the best answer so far is right, shape [J]; None where there is no answer."""
+        if not self.evidence:
+            return None
+        return self.right_by_node(self.evidence[self.chances.index(self.best)])
+
+    @property
+    def before(self) -> Belief:
+        """The belief as it was before the first answer."""
+        return replace(self, weights=PRIOR, evidence=())
+
+    def as_json(self) -> dict[str, Any]:
+        """For the decision log: enough to build the same belief again."""
+        return {
+            "source": self.source,
+            "tempering": self.tempering,
+            "p_correct": {name: round(self.p_correct(name), 4) for name in self.logits},
+            "logits_at_0": {name: round(float(values[len(NODES) // 2]), 6) for name, values in self.logits.items()},
+            "answers": [round(chance, 4) for chance in self.chances],
+        }

@@ -1,0 +1,41 @@
+"""The decision: which plan to run next, or to stop. Pure: the same policy, market, facts and belief give the same decision.
+
+The two forms of a policy decide in `optimise.py` and `rules.py`; a plan that the caller names is decided here.
+"""
+
+from __future__ import annotations
+
+from difficulty.belief import Belief
+from policies.facts import Decision, Facts, Market, NothingToRun
+from policies.limits import unfit
+from policies.optimise import Optimisation
+from policies.plans import Plan
+from policies.policy import Optimiser, Policy
+from policies.rules import RuleBook
+
+
+def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Decision:
+    """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
+    if facts.forced is not None:
+        return _forced(facts, facts.forced)
+    return _form(policy, market, facts, belief).decide()
+
+
+def worth_more(policy: Policy, market: Market, facts: Facts, belief: Belief, plan: Plan, drawn: int) -> bool:
+    """Whether a plan under way, which has made `drawn` answers, should go on with its next batch."""
+    return _form(policy, market, facts, belief).goes_on(plan, drawn)
+
+
+def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:
+    if isinstance(policy, Optimiser):
+        return Optimisation(policy, market, facts, belief)
+    return RuleBook(policy, market, facts, belief)
+
+
+def _forced(facts: Facts, plan: Plan) -> Decision:
+    """The caller named the plan: it is run once, within the limits that hold for every plan."""
+    if plan.key in facts.done:
+        return Decision(None, "stop", "the requested plan was run")
+    if reason := unfit(plan, facts):
+        raise NothingToRun(f"{plan.key}: {reason}")
+    return Decision(plan, "forced", "the request names the plan")

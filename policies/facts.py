@@ -1,0 +1,97 @@
+"""What a decision is made from, beside the belief: the market (prices and curves, fixed with the configuration) and the facts of a request.
+
+All of it is plain data handed in, so that a logged decision can be made again: no clock, no randomness, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from difficulty.curves import Curves
+from policies.plans import Plan
+
+
+@dataclass(frozen=True)
+class Market:
+    """Prices and what was learned about those who sell."""
+
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """By backend and verifier: US dollars for a million tokens, (input, output)."""
+    shared_prompt: frozenset[str] = frozenset()
+    """Backends that read (and bill) the prompt once for several samples."""
+    curves: Curves = field(default_factory=Curves)
+
+    def cost_usd(self, name: str, input_tokens: float, output_tokens: float = 0.0) -> float:
+        """What so many tokens cost with a backend or verifier; one without a price is free."""
+        price_in, price_out = self.prices.get(name, (0.0, 0.0))
+        return (input_tokens * price_in + output_tokens * price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One request, as it stands when something is to be decided."""
+
+    input_tokens: int
+    max_tokens: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    single_only: bool = False
+    """Tool calls, images and whatever else is not safe to sample often: only plans of one answer may run."""
+    spent_usd: float = 0.0
+    elapsed_s: float = 0.0
+    ceiling_usd: float = float("inf")
+    deadline_s: float = float("inf")
+    """Seconds from the start of the request."""
+    quality_floor: float = 0.0
+    done: frozenset[str] = frozenset()
+    """Keys of the plans that were run."""
+    down: frozenset[str] = frozenset()
+    """Backends and verifiers that failed during this request or are known to be down."""
+    forced: Plan | None = None
+    """The caller named the plan."""
+
+    @property
+    def left_usd(self) -> float:
+        """US dollars that may still be spent."""
+        return self.ceiling_usd - self.spent_usd
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that may still pass."""
+        return self.deadline_s - self.elapsed_s
+
+
+Cause = Literal["utility", "floor", "rule", "forced", "fallback", "stop"]
+"""Why an action was chosen: its utility, the quality floor, a rule, the caller, a probe that is down; or nothing more is worth it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One plan as it looked when it was considered."""
+
+    plan: Plan
+    quality: float = 0.0
+    """Chance that the answer is right, if this plan is run and what it then leaves open is bought too."""
+    cost_usd: float = 0.0
+    cost_q95_usd: float = 0.0
+    latency_s: float = 0.0
+    latency_q95_s: float = 0.0
+    utility_usd: float = 0.0
+    refused: str = ""
+    """Why it may not be run; empty if it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next action: run `plan`, or stop with the best answer so far (None)."""
+
+    plan: Plan | None
+    cause: Cause
+    reason: str
+    """One sentence for a person."""
+    considered: tuple[Considered, ...] = ()
+
+
+class NothingToRun(Exception):
+    """No plan may run and there is no answer yet: everything is down, or the limits are below the cheapest plan."""

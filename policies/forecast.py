@@ -1,0 +1,185 @@
+"""What a plan is expected to give for a prompt: quality, money and time, from the belief and the curves. Pure.
+
+Every plan is a sequence of stages; a stage draws some answers of one kind, scores them, and the plan ends early once an answer's
+chance of being right reaches `stop_at`. Given the latent difficulty the draws are independent, so with h_jk the chance at node j
+that a draw's score falls in bin k, and H its sum up to k, the best of n draws falls in bin k with chance H_jk^n - H_j,k-1^n and is
+then right with chance q_jk = p_j * P(k | right) / h_jk. Source: the order statistics of best-of-n under an imperfect verifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from difficulty.belief import PLAIN, Array, Belief, Channel, sigmoid
+from difficulty.curves import PlanFit
+from policies.facts import Facts, Market
+from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+
+VERDICT_TOKENS = 8
+"""Input tokens that a verifier's verdict adds to a revision's context."""
+REVISIONS_IN_CONTEXT = 3
+TREE_DEPTH = 4.0
+"""Steps of an answer assumed for a tree search; what a log shows corrects it by `PlanFit.cost` and `.latency`."""
+WRONG_ALIKE = 0.5
+"""Share of the wrong answers that agree with each other, assumed for a majority vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some draws of one kind, with what they cost and take if they are made."""
+
+    draws: int
+    p: Array
+    """Chance at each node that a draw is right, shape [J]."""
+    cost_usd: float
+    worst_usd: float
+    """At the 95th percentile of the output's length."""
+    latency_s: float
+    worst_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How a sequence of stages ends."""
+
+    quality: float
+    reached: tuple[float, ...]
+    """Chance that each stage is made at all."""
+    open: float
+    """Chance that no answer reached `stop_at`."""
+    open_weights: Array
+    """Belief over the nodes in that case, shape [J]."""
+    open_right: Array
+    """Chance at each node that the best answer is right in that case, shape [J]."""
+
+
+def stages(plan: Plan, belief: Belief, market: Market, facts: Facts) -> list[Stage]:
+    """The stages of a plan, in order."""
+    fit = market.curves.plan(plan.key)
+    match plan:
+        case Single():
+            rows = [_draws(plan, belief, market, facts, 1)]
+        case BestOfN():
+            whole, rest = divmod(plan.n, plan.batch)
+            sizes = [plan.batch] * whole + [rest] * (rest > 0)
+            of_size = {n: _draws(plan, belief, market, facts, n) for n in set(sizes)}
+            rows = [of_size[n] for n in sizes]
+        case Revise():
+            rows = [_revision(plan, belief, market, facts, fit, i) for i in range(plan.rounds)]
+        case TreeSearch():
+            rows = [_tree(plan, belief, market, facts, fit)]
+    return [_scaled(row, fit) for row in rows]
+
+
+def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, stop_at: float, so_far: Array | None) -> Outlook:
+    """How the stages end, given the best answer so far (its chance of being right at each node, [J]; None if there is none)."""
+    if plan.verifier is None:
+        return _unscored(rows, belief, plan, so_far)
+    weights = belief.weights
+    right, wrong = market.curves.scores_of(plan.verifier).likelihoods
+    best = 0.0 if so_far is None else float(weights @ so_far)
+    going, below, done = np.ones_like(weights), np.ones((len(weights), len(right))), np.zeros_like(weights)
+    reached, q, ends, keeps = [], below, 0, 0
+    for row in rows:
+        p = row.p[:, None]
+        h = p * right + (1 - p) * wrong
+        q, cumulative = p * right / h, h.cumsum(axis=1)
+        chance = (weights @ (p * right)) / (weights @ h)
+        ends, keeps = (int(np.argmax(ok)) if (ok := chance >= at).any() else len(chance) for at in (max(stop_at, best), best))
+        reached.append(float(weights @ going))
+        top = cumulative**row.draws
+        done += going * (np.diff(top, axis=1, prepend=0.0) * q)[:, ends:].sum(axis=1)
+        below = below * top
+        going = going * (top[:, ends - 1] if ends else 0.0)
+    ended_in = np.diff(below[:, :ends], axis=1, prepend=0.0)
+    kept = (ended_in * q[:, :ends])[:, keeps:].sum(axis=1)
+    if so_far is not None and keeps:
+        kept = kept + (below[:, min(keeps, ends) - 1] if ends else 0.0) * so_far
+    open_chance = float(weights @ going)
+    posterior = weights * going / open_chance if open_chance > 0 else weights
+    return Outlook(float(weights @ (done + kept)), tuple(reached), open_chance, posterior, np.clip(kept / np.maximum(going, 1e-12), 0, 1))
+
+
+def expected(rows: Sequence[Stage], view: Outlook) -> tuple[float, float]:
+    """(US dollars, seconds) that the stages are expected to take."""
+    pairs = list(zip(rows, view.reached, strict=True))
+    return sum(r.cost_usd * c for r, c in pairs), sum(r.latency_s * c for r, c in pairs)
+
+
+def worst(rows: Sequence[Stage]) -> tuple[float, float]:
+    """(US dollars, seconds) if no stage ends early and every answer is long and slow (95th percentile)."""
+    return sum(r.worst_usd for r in rows), sum(r.worst_s for r in rows)
+
+
+def _unscored(rows: Sequence[Stage], belief: Belief, plan: Plan, so_far: Array | None) -> Outlook:
+    """Without a verifier nothing ends early; the new answer is kept if it is likelier right than the one so far."""
+    n = sum(row.draws for row in rows)
+    right = _majority(rows[0].p, n) if isinstance(plan, BestOfN) else rows[0].p
+    if so_far is not None and belief.weights @ so_far >= belief.weights @ right:
+        right = so_far
+    return Outlook(float(belief.weights @ right), (1.0,) * len(rows), 1.0, belief.weights, right)
+
+
+def _majority(p: Array, n: int) -> Array:
+    """Chance that the most frequent of n answers is right, by the normal approximation: Phi((p-r) sqrt(n / (p+r-(p-r)^2)))."""
+    rival = (1 - p) * WRONG_ALIKE
+    z = (p - rival) * np.sqrt(n / np.maximum(p + rival - (p - rival) ** 2, 1e-9))
+    return p if n < 3 else sigmoid(1.702 * z)
+
+
+def _draws(plan: Plan, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
+    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt."""
+    read = facts.input_tokens + context
+    tokens, speed = market.curves.tokens_of(plan.backend), market.curves.latency_of(plan.backend)
+    longest = float(facts.max_tokens or 1e9)
+    mean, q95 = min(tokens.mean(facts.input_tokens), longest), min(tokens.q95(facts.input_tokens), longest)
+    reads = read * (1 if plan.backend in market.shared_prompt else n)
+    score_usd = [market.cost_usd(plan.verifier, n * (facts.input_tokens + out)) if plan.verifier else 0.0 for out in (mean, q95)]
+    score_s = market.curves.latency_of(plan.verifier).mean(0) if plan.verifier else 0.0
+    return Stage(
+        n,
+        channel.p(belief.logits[plan.backend]),
+        market.cost_usd(plan.backend, reads, n * mean) + score_usd[0],
+        market.cost_usd(plan.backend, reads, n * q95) + score_usd[1],
+        speed.mean(mean) + score_s,
+        speed.q95(q95) + score_s,
+    )
+
+
+def _revision(plan: Revise, belief: Belief, market: Market, facts: Facts, fit: PlanFit, attempt: int) -> Stage:
+    """The attempt of that number (from 0): the first is a plain sample, later ones draw through the plan's channel."""
+    if attempt == 0:
+        return _draws(plan, belief, market, facts, 1)
+    out = market.curves.tokens_of(plan.backend).mean(facts.input_tokens)
+    context = min(attempt, REVISIONS_IN_CONTEXT) * (out + VERDICT_TOKENS)
+    return _draws(plan, belief, market, facts, 1, fit.channel, context)
+
+
+def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: PlanFit) -> Stage:
+    """The whole search as one draw: about `samples` answers' worth of steps, each prefix read again at every depth."""
+    one = _draws(plan, belief, market, facts, plan.samples, fit.channel)
+    read = facts.input_tokens + market.curves.tokens_of(plan.backend).mean(facts.input_tokens) / 2
+    again = market.cost_usd(plan.backend, (TREE_DEPTH - 1) * plan.beam_width * read)
+    again += market.cost_usd(plan.verifier, (TREE_DEPTH - 1) * plan.samples * read)
+    waits = market.curves.latency_of(plan.backend).first_s + market.curves.latency_of(plan.verifier).mean(0)
+    slow = (1 + plan.lookahead) * TREE_DEPTH * waits
+    return Stage(1, one.p, one.cost_usd + again, one.worst_usd + again, one.latency_s + slow, one.worst_s + slow)
+
+
+def _scaled(row: Stage, fit: PlanFit) -> Stage:
+    """The stage, corrected by what a log showed of the plan."""
+    cost, latency = max(fit.cost, 1.0), max(fit.latency, 1.0)
+    return Stage(row.draws, row.p, row.cost_usd * fit.cost, row.worst_usd * cost, row.latency_s * fit.latency, row.worst_s * latency)
+
+
+def remaining(plan: Plan, rows: Sequence[Stage], drawn: int) -> list[Stage]:
+    """The stages that are left after a plan has made `drawn` answers."""
+    made = 0
+    for i, row in enumerate(rows):
+        if made >= drawn:
+            return list(rows[i:])
+        made += row.draws
+    return []

@@ -1,0 +1,28 @@
+"""What forbids a plan whatever it would give: something it needs is down, it was run, or its worst case breaks a hard limit. Pure."""
+
+from __future__ import annotations
+
+from policies.facts import Facts
+from policies.plans import Plan, Single
+from policies.policy import needs
+
+
+def unfit(plan: Plan, facts: Facts) -> str:
+    """Why a plan may not be run in this request; empty if it may."""
+    for kind, name in needs(plan):
+        if name in facts.down:
+            return f"{kind} '{name}' is down"
+    if plan.key in facts.done:
+        return "already run"
+    if facts.single_only and not isinstance(plan, Single):
+        return "this request takes one answer only (tools, images, or several choices)"
+    return ""
+
+
+def over_limits(facts: Facts, worst_usd: float, worst_s: float) -> str:
+    """Which hard limit the worst case breaks; empty if none."""
+    if worst_usd > facts.left_usd:
+        return f"may cost ${worst_usd:.6f}, ${max(facts.left_usd, 0):.6f} is left"
+    if worst_s > facts.left_s:
+        return f"may take {worst_s:.2f} s, {max(facts.left_s, 0):.2f} s are left"
+    return ""

@@ -1,0 +1,123 @@
+"""The plans: what a policy may buy for one prompt, as typed, frozen values parsed from YAML.
+
+A plan is written as one key and its options, `best_of_n: {backend: small, n: 16, verifier: reward}`; each kind has its own
+options and no others. What a plan is expected to give is in `forecast.py`; how it runs is in `router/strategies/`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
+
+
+class Frozen(BaseModel):
+    """Base of everything parsed from a configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PlanBase(Frozen):
+    """Reads `{kind: {option: value}}`, the form of the YAML, and writes it back."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unwrap(cls, value: Any) -> Any:
+        kind = cls.model_fields["kind"].default
+        return {**value[kind], "kind": kind} if isinstance(value, dict) and isinstance(value.get(kind), dict) else value
+
+    @model_serializer(mode="wrap")
+    def _wrap(self, handler: Any) -> dict[str, Any]:
+        options = handler(self)
+        return {options.pop("kind"): {k: v for k, v in options.items() if v != type(self).model_fields[k].default}}
+
+    @property
+    def key(self) -> str:
+        """A short name that says all, such as `best_of_n(small, n=16, verifier=reward)`: in logs, headers and artifacts."""
+        (kind, options), *_ = self.model_dump().items()
+        rest = [f"{name}={value}" for name, value in options.items() if name != "backend"]
+        return f"{kind}({', '.join([options['backend'], *rest])})"
+
+
+class Single(PlanBase):
+    """One answer. With a verifier it is scored, so that the policy can go on from what it sees."""
+
+    kind: Literal["single"] = "single"
+    backend: str
+    verifier: str | None = None
+
+
+class Revise(PlanBase):
+    """A chain of attempts, each with the earlier ones and the verifier's verdict in its context; the best of the chain is kept.
+
+    Source: Snell et al. 2024, "Scaling LLM test-time compute optimally", section 6.
+    """
+
+    kind: Literal["revise"] = "revise"
+    backend: str
+    verifier: str
+    rounds: int = Field(4, ge=1, le=32, description="attempts in the chain, the first one included")
+
+
+class BestOfN(PlanBase):
+    """Up to `n` independent samples, drawn in batches; one is chosen by the verifier, by majority, or by a weighted vote."""
+
+    kind: Literal["best_of_n"] = "best_of_n"
+    backend: str
+    n: int = Field(ge=1, le=1024)
+    select: Literal["best", "majority", "weighted"] = "best"
+    verifier: str | None = None
+    batch: int = Field(4, ge=1, description="samples drawn before the policy looks whether more are worth it")
+    temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else 1")
+    answer: str | None = Field(None, description="regular expression whose last match (group 1) is the answer that votes are counted on")
+
+    @model_validator(mode="after")
+    def _needs_verifier(self) -> BestOfN:
+        if self.select != "majority" and self.verifier is None:
+            raise ValueError(f"select: {self.select} needs a verifier; name one, or use select: majority")
+        return self
+
+
+class TreeSearch(PlanBase):
+    """A step-wise beam search: `samples` next steps at each depth, the `beam_width` best prefixes by the process reward model are kept.
+
+    `lookahead` rolls every prefix on by so many steps and ranks it by the score found there. Source: Snell et al. 2024, section 5.
+    """
+
+    kind: Literal["tree_search"] = "tree_search"
+    backend: str
+    verifier: str
+    beam_width: int = Field(4, ge=1, le=64)
+    samples: int = Field(16, ge=1, le=1024, description="next steps drawn at every depth, over all beams")
+    lookahead: int = Field(0, ge=0, le=8)
+    aggregate: Literal["last", "min", "prod"] = "last"
+    max_steps: int = Field(12, ge=1, le=64)
+    separator: str = Field("\n", min_length=1, description="what ends a step")
+    temperature: float | None = Field(None, gt=0, le=2)
+
+    @model_validator(mode="after")
+    def _samples_fill_the_beam(self) -> TreeSearch:
+        if self.samples < self.beam_width:
+            raise ValueError(f"samples: {self.samples} is below beam_width: {self.beam_width}; each beam needs at least one next step")
+        return self
+
+
+KINDS: dict[str, type[PlanBase]] = {"single": Single, "revise": Revise, "best_of_n": BestOfN, "tree_search": TreeSearch}
+
+
+def _kind(value: Any) -> str:
+    """The tag of a plan: its `kind`, or its one key in the YAML form."""
+    if isinstance(value, PlanBase):
+        return str(value.kind)  # type: ignore[attr-defined]
+    if isinstance(value, dict):
+        return str(value["kind"] if "kind" in value else next(iter(value), ""))
+    return ""
+
+
+Plan = Annotated[
+    Annotated[Single, Tag("single")]
+    | Annotated[Revise, Tag("revise")]
+    | Annotated[BestOfN, Tag("best_of_n")]
+    | Annotated[TreeSearch, Tag("tree_search")],
+    Discriminator(_kind),
+]

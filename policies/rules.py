@@ -1,0 +1,71 @@
+"""Plain rules: the plans of the first rule that matches, one after the other while no answer is good enough. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from difficulty.belief import Belief
+from policies.facts import Considered, Decision, Facts, Market, NothingToRun
+from policies.forecast import expected, outlook, stages, worst
+from policies.limits import over_limits, unfit
+from policies.plans import Plan, Single
+from policies.policy import Rule, Rules
+
+
+@dataclass(frozen=True)
+class RuleBook:
+    """One decision by rules."""
+
+    policy: Rules
+    market: Market
+    facts: Facts
+    belief: Belief
+
+    def decide(self) -> Decision:
+        """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
+        number, rule = next((i, rule) for i, rule in enumerate(self.policy.rules, 1) if self._matches(rule))
+        if self._good_enough:
+            return Decision(None, "stop", f"the answer is right with chance {self.belief.best:.2f}, at least {self._aim:.2f}")
+        considered = tuple(self._consider(plan) for plan in rule.then)
+        chosen = next((c for c in considered if not c.refused), None)
+        if chosen is None and self.belief.evidence:
+            return Decision(None, "stop", f"rule {number} has no further plan", considered)
+        chosen = chosen or self._one_answer()
+        if chosen is None:
+            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered))
+        return Decision(chosen.plan, "rule", f"rule {number} of the policy", considered)
+
+    def goes_on(self, plan: Plan, drawn: int) -> bool:
+        """Whether a plan under way should draw its next batch: while no answer is good enough."""
+        return not self._good_enough
+
+    @property
+    def _aim(self) -> float:
+        return max(self.policy.until, self.facts.quality_floor)
+
+    @property
+    def _good_enough(self) -> bool:
+        return bool(self.belief.evidence) and self.belief.best >= self._aim
+
+    def _matches(self, rule: Rule) -> bool:
+        """Rules look at the estimate before the first call, so that an answer seen does not change the rule."""
+        when, before = rule.when, self.belief.before
+        return (
+            all(self.facts.tags.get(name) == value for name, value in when.tags.items())
+            and all(name in before.logits and wanted.holds(before.p_correct(name)) for name, wanted in when.p_correct.items())
+            and when.input_tokens.holds(self.facts.input_tokens)
+        )
+
+    def _consider(self, plan: Plan) -> Considered:
+        if reason := unfit(plan, self.facts):
+            return Considered(plan, refused=reason)
+        rows = stages(plan, self.belief, self.market, self.facts)
+        view = outlook(rows, self.belief, self.market, plan, self._aim, self.belief.best_by_node)
+        (cost, seconds), (cost_q95, seconds_q95) = expected(rows, view), worst(rows)
+        return Considered(plan, view.quality, cost, cost_q95, seconds, seconds_q95, refused=over_limits(self.facts, cost_q95, seconds_q95))
+
+    def _one_answer(self) -> Considered | None:
+        """Where the rule's own plans may not run: one answer of the backend that is likeliest to be right."""
+        backends = dict.fromkeys(plan.backend for plan in self.policy.all_plans)
+        rows = [self._consider(Single(backend=name)) for name in backends]
+        return max((c for c in rows if not c.refused), key=lambda c: c.quality, default=None)
