@@ -1,0 +1,180 @@
+"""Caches: bytes under a key for a time, in memory or in Redis.
+
+A cache is an economy, never a duty: whatever goes wrong in it is a miss, so `get` and `set` do not raise. What a key is made of and
+what the bytes mean is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from adapters.errors import CacheError
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+_MARK = b"ou1:"
+"""Begins every value in Redis, before its CRC-32: whatever else lies under our key is not ours, or not whole."""
+
+
+class Cache(Protocol):
+    """Bytes under a key, until their time is over or the space is needed. No failure of a cache is an error."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, or None for a miss, whatever the cause."""
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep a value for so many seconds; with none left, it is not kept."""
+
+    async def aclose(self) -> None:
+        """Release connections and memory."""
+
+
+class MemoryCache:
+    """In this process only; the least recently used entries go when it is full."""
+
+    def __init__(self, max_entries: int = 10_000, max_bytes: int = 64 << 20, *, clock: Clock = time.monotonic) -> None:
+        self._max_entries, self._max_bytes, self._clock = max_entries, max_bytes, clock
+        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self.size_bytes = 0
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, if there is one and its time is not over."""
+        value, expires = self._entries.get(key, (None, 0.0))
+        if value is not None and expires <= self._clock():
+            self._drop(key)
+            return None
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep a value; one that is larger than the whole cache is not kept."""
+        self._drop(key)
+        if ttl_s <= 0 or _weight(key, value) > self._max_bytes:
+            return
+        self._entries[key] = (value, self._clock() + ttl_s)
+        self.size_bytes += _weight(key, value)
+        while len(self._entries) > self._max_entries or self.size_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    async def aclose(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.size_bytes = 0
+
+    def _drop(self, key: str) -> None:
+        if (entry := self._entries.pop(key, None)) is not None:
+            self.size_bytes -= _weight(key, entry[0])
+
+
+def _weight(key: str, value: bytes) -> int:
+    return len(key) + len(value)
+
+
+class RedisCache:
+    """Shared by processes. While Redis is gone every read is a miss and costs nothing: after a failure it is left alone for `retry_s`,
+    then one request tries it for all. Its going and its coming back are logged, once each."""
+
+    def __init__(
+        self, url: str, prefix: str = "outlay:", *, timeout_s: float = 0.25, retry_s: float = 5.0, clock: Clock = time.monotonic
+    ) -> None:
+        import redis.asyncio as aioredis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ConnectionError as Dropped
+        from redis.exceptions import RedisError
+
+        again = Retry(NoBackoff(), 1, supported_errors=(Dropped,))  # an idle connection may have died; a slow Redis is not asked twice
+        pool = aioredis.BlockingConnectionPool.from_url(
+            url, timeout=timeout_s, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=again
+        )
+        self._redis = aioredis.Redis.from_pool(pool)
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
+        self._prefix, self._retry_s, self._clock = prefix, retry_s, clock
+        self._retry_at = 0.0
+        self._where = _without_password(url)
+        self.down = False
+        """Redis did not answer last time; reads are misses and writes are dropped."""
+
+    async def get(self, key: str) -> bytes | None:
+        """The value; a miss if Redis is gone, slow, or holds something under the key that this class did not write."""
+        return _unwrapped(await self._try(lambda: self._redis.get(self._prefix + key)))
+
+    async def set(self, key: str, value: bytes, ttl_s: float) -> None:
+        """Keep a value, unless Redis is gone."""
+        if (ttl_ms := int(ttl_s * 1000)) > 0:
+            await self._try(lambda: self._redis.set(self._prefix + key, _wrapped(value), px=ttl_ms))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def _try(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        if self.down and self._clock() < self._retry_at:
+            return None
+        self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
+        try:
+            answer = await command()
+        except self._failures as error:
+            if str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
+                return None
+            self._went_down(error)
+            return None
+        self._is_up()
+        return answer
+
+    def _went_down(self, error: Exception) -> None:
+        self._retry_at = self._clock() + self._retry_s
+        if not self.down:
+            log.warning("cache %s does not answer (%s: %s); going on without it", self._where, type(error).__name__, error)
+        self.down = True
+
+    def _is_up(self) -> None:
+        if self.down:
+            log.warning("cache %s is back", self._where)
+        self.down = False
+
+
+def _wrapped(value: bytes) -> bytes:
+    return _MARK + zlib.crc32(value).to_bytes(4, "big") + value
+
+
+def _unwrapped(stored: Any) -> bytes | None:
+    """The value inside, if it is one of ours and whole."""
+    if not isinstance(stored, bytes) or not stored.startswith(_MARK):
+        return None
+    checksum, value = stored[len(_MARK) : len(_MARK) + 4], stored[len(_MARK) + 4 :]
+    return value if zlib.crc32(value).to_bytes(4, "big") == checksum else None
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def build_cache(
+    url: str,
+    *,
+    prefix: str = "outlay:",
+    max_entries: int = 10_000,
+    max_bytes: int = 64 << 20,
+    timeout_s: float = 0.25,
+    retry_s: float = 5.0,
+) -> Cache:
+    """The cache that a URL names: `memory://`, or `redis://`, `rediss://`, `unix://`. Nothing is connected yet. Raises CacheError."""
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
+        return MemoryCache(max_entries, max_bytes)
+    if scheme not in ("redis", "rediss", "unix"):
+        raise CacheError(f"no cache for '{_without_password(url)}'; have memory:// and redis://host:6379/0")
+    try:
+        return RedisCache(url, prefix, timeout_s=timeout_s, retry_s=retry_s)
+    except ValueError as error:
+        raise CacheError(f"'{_without_password(url)}' is not a Redis URL ({error}); write redis://host:6379/0") from None
