@@ -121,6 +121,8 @@ class Features:
     logprobs: bool = False
     max_context: int | None = None
     """Tokens of prompt and answer together, where known."""
+    max_tokens: int | None = None
+    """Output tokens of one answer at most where the request does not say, where known."""
 
 
 class Backend(Protocol):

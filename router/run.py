@@ -8,26 +8,25 @@ strategy, at whatever point, has the best so far. Which plan to run is not its b
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from adapters.errors import AdapterError, BackendError, VerifierError
-from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Price, Verifier
+from adapters.errors import BackendError, BackendMalformed, VerifierError
+from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from router.candidates import Candidate
+from router.ceiling import Limit, answer_tariff, scoring_usd
+from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
+from router.ceiling import OutOfBudget as OutOfBudget
 
 DEFAULT_MAX_TOKENS = 1024
 """Output tokens assumed as the worst case of one answer where neither request nor backend says."""
 
-
-class OutOfBudget(Exception):
-    """The run may not start this call: `cause` is the limit that forbids it. What was offered so far is the answer."""
-
-    def __init__(self, cause: Literal["cost", "deadline"]) -> None:
-        super().__init__(f"the {cause} limit of this request is reached")
-        self.cause = cause
+Failure = OutOfBudget | BackendError
+"""Why answers were asked for and none came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +57,6 @@ class Scored:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Hard limits of one request. Infinity where there is none."""
-
-    cost_usd: float = float("inf")
-    latency_s: float = float("inf")
-
-
 @dataclass(slots=True)
 class Run:
     """The purse, the clock and the notebook of one request."""
@@ -86,6 +77,8 @@ class Run:
     calls: list[CallRecord] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
     """What failed and was done without: `verifier:reward`, ..."""
+    truncated_by: Limit | None = None
+    """The limit for which something was refused, cut or left out; the last one, if both."""
     started: float = field(init=False)
     _reserved_usd: float = 0.0
 
@@ -94,31 +87,37 @@ class Run:
 
     # --- what a strategy asks -------------------------------------------------------------------------------------
 
-    async def generate(self, backend: str, request: ChatRequest, *, live: bool = False) -> list[Choice]:
+    async def generate(self, backend: str, request: ChatRequest, *, live: bool = False, verifier: str | None = None) -> list[Choice]:
         """`request.n` answers, or as many of them as the ceiling allows and the deadline lets finish; at least one.
 
-        A live answer is streamed to the client while it comes. Raises OutOfBudget, or BackendError if not one answer came.
+        A live answer is streamed to the client while it comes. With `verifier`, no more are bought than can be scored as well.
+        Parts cut off at the deadline come (as `cancelled`) only where nothing finished. Raises OutOfBudget or BackendError if nothing came.
         """
-        target = self.backends[backend]
-        request, worst_usd = self._within_ceiling(target, request)
-        if target.features.native_n or request.n == 1:
-            return await self._generate(target, request, worst_usd, live and self.sink is not None)
-        one = [self._generate(target, r, worst_usd / request.n, False) for r in _split(request)]
-        return _successes(await asyncio.gather(*one, return_exceptions=True))
+        request, worst_usd = self._within_ceiling(backend, request, verifier)
+        with self._set_aside(worst_usd):
+            if request.n == 1 or self.features(backend).native_n:
+                choices = await self._generate(backend, request, live and self.sink is not None)
+            else:
+                choices = successes(await attempts(self._generate(backend, one, False) for one in _split(request)))
+        return [choice for choice in choices if choice.finish_reason != "cancelled"] or choices
 
     async def score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Scored]:
-        """A calibrated score for each choice. A verifier that fails leaves them unscored, and the run marked as degraded."""
-        target, calibrate = self.verifiers[verifier], self.calibrate.get(verifier, float)
+        """A calibrated score for each choice, in order.
+
+        The want of a score is no reason to lose an answer, so this does not raise: a verifier that fails leaves them unscored and the
+        run marked as degraded; one that the ceiling or the deadline forbids leaves them unscored and the run marked as truncated.
+        """
+        if not choices:
+            return []
         try:
-            with self._metered("score", verifier, target.price, len(choices)) as call:
-                async with asyncio.timeout(self._remaining_s()):
-                    verdicts = await target.score(request, choices, call)
+            with self._set_aside(self._scoring_usd(verifier, request, choices)):
+                verdicts = await self._score(verifier, request, choices)
+        except OutOfBudget:
+            return [Scored() for _ in choices]
         except (VerifierError, BackendError):
             self.degraded.add(f"verifier:{verifier}")
             return [Scored() for _ in choices]
-        except TimeoutError:
-            raise OutOfBudget("deadline") from None
-        return [Scored(None if v.score is None else calibrate(v.score), v.score, v.steps, v.reason) for v in verdicts]
+        return [_scored(verdict, self.calibrate.get(verifier, float)) for verdict in verdicts]
 
     def offer(self, *candidates: Candidate) -> None:
         """Put finished answers into the pool: from now on they can be the answer."""
@@ -140,59 +139,106 @@ class Run:
         """Seconds since the run began."""
         return self.clock() - self.started
 
+    @property
+    def _left_usd(self) -> float:
+        """What is neither spent nor set aside for calls that are under way."""
+        return self.limits.cost_usd - self.spent_usd - self._reserved_usd
+
+    @contextmanager
+    def _set_aside(self, usd: float) -> Iterator[None]:
+        """Keeps the worst cost of a call from everyone beside it; entered before the first await, so that no two see the same money."""
+        self._reserved_usd += usd
+        try:
+            yield
+        finally:
+            self._reserved_usd -= usd
+
     def _remaining_s(self) -> float | None:
         if self.limits.latency_s == float("inf"):
             return None
         remaining = self.limits.latency_s - self.elapsed_s
         if remaining <= 0:
-            raise OutOfBudget("deadline")
+            raise self._out_of("deadline")
         return remaining
 
-    def _within_ceiling(self, backend: Backend, request: ChatRequest) -> tuple[ChatRequest, float]:
+    def _out_of(self, cause: Limit) -> OutOfBudget:
+        self.truncated_by = cause
+        return OutOfBudget(cause)
+
+    def _within_ceiling(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[ChatRequest, float]:
         """The request, cut down to what the ceiling allows: fewer answers first, then shorter ones; and its worst cost, in US dollars."""
-        price, tokens_in = backend.price, backend.count_tokens(request)
-        left = self.limits.cost_usd - self.spent_usd - self._reserved_usd
-        longest = request.max_tokens or DEFAULT_MAX_TOKENS
-        needed = min(longest, self.typical_tokens.get(backend.name, longest))
-        n = min(request.n, _affordable(price, tokens_in, needed, left, shared=backend.features.native_n))
+        target, left_usd = self.backends[backend], self._left_usd
+        tokens_in = target.count_tokens(request)
+        tariff = answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None)
+        longest = _longest(request, target.features, tokens_in)
+        needed = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
+        n = tariff.affordable(left_usd, request.n, needed)
         if n < 1:
-            raise OutOfBudget("cost")
-        if left < float("inf") and price.output_usd_per_mtok > 0:
-            read = tokens_in if backend.features.native_n else tokens_in * n
-            longest = min(longest, max(int(needed), int((left - price.cost_usd(read, 0)) / n / price.output_usd_per_mtok * 1e6)))
-            request = request.but(max_tokens=longest)
-        return request.but(n=n), price.cost_usd(tokens_in * (1 if backend.features.native_n else n), longest * n)
+            raise self._out_of("cost")
+        if n < request.n:
+            self.truncated_by = "cost"
+        longest = max(needed, tariff.longest(left_usd, n, longest))
+        bounded = left_usd < float("inf") and tariff.token_usd > 0
+        return request.but(n=n, max_tokens=longest if bounded else request.max_tokens), tariff.cost_usd(n, longest)
+
+    def _scoring_usd(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> float:
+        """The worst cost of the scores, if the ceiling allows it."""
+        worst_usd = scoring_usd(self.verifiers[verifier].price, request, choices)
+        if worst_usd > max(0.0, self._left_usd):
+            raise self._out_of("cost")
+        return worst_usd
 
     # --- one call -------------------------------------------------------------------------------------------------
 
-    async def _generate(self, backend: Backend, request: ChatRequest, worst_usd: float, live: bool) -> list[Choice]:
-        self._reserved_usd += worst_usd
-        call = Call(backend.price)
+    async def _generate(self, backend: str, request: ChatRequest, live: bool) -> list[Choice]:
+        """One call for `request.n` answers. What it brought before a failure is paid for, so it is used; else the failure is the result."""
+        target = self.backends[backend]
+        call = Call(target.price)
         try:
-            with self._metered("generate", backend.name, backend.price, request.n, call):
-                async with asyncio.timeout(self._remaining_s()):
-                    await (self._stream(backend, request, call) if live else backend.complete(request, call))
-        except (BackendError, TimeoutError) as error:
-            # What was finished before the failure is paid for, so it is used; with nothing finished, the failure is the result.
+            async with self._metered("generate", backend, call, request.n):
+                await (self._stream(target, request, call) if live else target.complete(request, call))
+                if not call.choices:
+                    raise BackendMalformed(backend, "the answer holds no choice")
+        except (OutOfBudget, BackendError):
             if not call.choices:
-                raise (OutOfBudget("deadline") if isinstance(error, TimeoutError) else error) from None
-        finally:
-            self._reserved_usd -= worst_usd
-        return call.choices
+                raise
+        return call.choices[: request.n]
 
     async def _stream(self, backend: Backend, request: ChatRequest, call: Call) -> None:
+        """Passes the deltas on. What the client has seen when the deadline cuts it off counts as an answer, if only a part."""
         assert self.sink is not None
-        async for delta in backend.stream(request, call):
-            await self.sink(delta)
-
-    @contextmanager
-    def _metered(self, kind: Literal["generate", "score"], target: str, price: Price, n: int, call: Call | None = None) -> Iterator[Call]:
-        """Writes the call into the trace however it ends, so that no cost is lost."""
-        call, started, outcome = call or Call(price), self.elapsed_s, "cancelled"
+        seen = ""
         try:
-            yield call
+            async with _closing(backend.stream(request, call)) as deltas:
+                async for delta in deltas:
+                    seen += delta.text if delta.index == 0 else ""
+                    await self.sink(delta)
+        except asyncio.CancelledError:
+            if seen and not call.choices:
+                call.choices.append(Choice(seen, "cancelled"))
+            raise
+
+    async def _score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Verdict]:
+        target = self.verifiers[verifier]
+        call = Call(target.price)
+        async with self._metered("score", verifier, call, len(choices)):
+            verdicts = await target.score(request, choices, call)
+            if len(verdicts) != len(choices):
+                raise VerifierError(verifier, f"{len(verdicts)} verdicts on {len(choices)} answers; one for each is needed")
+        return verdicts
+
+    @asynccontextmanager
+    async def _metered(self, kind: Literal["generate", "score"], target: str, call: Call, n: int) -> AsyncIterator[None]:
+        """Holds a call to the deadline, and writes it into the trace however it ends, so that no cost is lost."""
+        remaining_s, started, outcome = self._remaining_s(), self.elapsed_s, "cancelled"
+        deadline = asyncio.timeout(remaining_s)
+        try:
+            async with deadline:
+                yield
             outcome = "ok"
-        except AdapterError as error:
+        except Exception as error:
+            if deadline.expired():
+                raise self._out_of("deadline") from None
             outcome = type(error).__name__
             raise
         finally:
@@ -202,26 +248,52 @@ class Run:
             )  # fmt: skip
 
 
-def _affordable(price: Price, tokens_in: int, tokens_out: float, left_usd: float, *, shared: bool) -> int:
-    """How many answers of `tokens_out` tokens `left_usd` pays for; the prompt is read once if `shared`, else for each."""
-    if left_usd == float("inf"):
-        return 1 << 30
-    once, each = price.cost_usd(tokens_in, 0), price.cost_usd(0, tokens_out)
-    if not shared:
-        once, each = 0.0, once + each
-    if left_usd < once + each:
-        return 0
-    return int((left_usd - once) / each + 1e-9) if each > 0 else 1 << 30
+@asynccontextmanager
+async def _closing(deltas: AsyncIterator[Delta]) -> AsyncIterator[AsyncIterator[Delta]]:
+    """Closes a stream at its end, not when it is collected, so that a backend nobody listens to stops at once."""
+    try:
+        yield deltas
+    finally:
+        if isinstance(deltas, AsyncGenerator):
+            await deltas.aclose()
+
+
+async def attempts(calls: Iterable[Coroutine[Any, Any, list[Choice]]]) -> list[list[Choice] | Failure]:
+    """Makes all calls at once; one that fails stands as its error among the results and leaves the others alone."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_attempt(call)) for call in calls]
+    return [task.result() for task in tasks]
+
+
+def successes(results: Sequence[list[Choice] | Failure]) -> list[Choice]:
+    """The choices of the calls that succeeded; the first failure if none did."""
+    choices = [choice for result in results if isinstance(result, list) for choice in result]
+    failure = next((result for result in results if isinstance(result, Exception)), None)
+    if failure is not None and not choices:
+        raise failure
+    return choices
+
+
+async def _attempt(call: Coroutine[Any, Any, list[Choice]]) -> list[Choice] | Failure:
+    try:
+        return await call
+    except (OutOfBudget, BackendError) as failure:
+        return failure
+
+
+def _longest(request: ChatRequest, features: Features, tokens_in: int) -> int:
+    """Output tokens of one answer at most: as the request says, and as fits into the backend's context."""
+    longest = request.max_tokens or features.max_tokens or DEFAULT_MAX_TOKENS
+    return longest if features.max_context is None else max(1, min(longest, features.max_context - tokens_in))
+
+
+def _scored(verdict: Verdict, calibrate: Callable[[float], float]) -> Scored:
+    """The verdict with its score as a chance; a score that is no number is none."""
+    if verdict.score is None or not math.isfinite(verdict.score):
+        return Scored(None, None, verdict.steps, verdict.reason)
+    return Scored(min(1.0, max(0.0, calibrate(verdict.score))), verdict.score, verdict.steps, verdict.reason)
 
 
 def _split(request: ChatRequest) -> list[ChatRequest]:
     """`n` requests for one answer each, with seeds that differ."""
     return [request.but(n=1, seed=None if request.seed is None else request.seed + i) for i in range(request.n)]
-
-
-def _successes(results: Sequence[list[Choice] | BaseException]) -> list[Choice]:
-    """The choices of the calls that succeeded; the first failure if none did."""
-    choices = [choice for result in results if not isinstance(result, BaseException) for choice in result]
-    if not choices:
-        raise next(r for r in results if isinstance(r, BaseException))
-    return choices

@@ -1,0 +1,64 @@
+"""What all strategies do alike: buy answers, have them scored, offer them, and know when no more can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+
+from adapters.errors import BackendError
+from adapters.types import ChatRequest, Choice
+from policies.plans import BestOfN, Revise, Single, TreeSearch
+from router.candidates import Candidate, best
+from router.run import OutOfBudget, Run, Scored
+
+Spec = Single | Revise | BestOfN | TreeSearch
+
+
+async def buy(spec: Spec, request: ChatRequest, run: Run, *, asked: ChatRequest | None = None, live: bool = False) -> list[Candidate]:
+    """`request.n` answers, or as many as there are to be had, scored and offered.
+
+    `asked` is what the verifier is told that they answer, where that is not `request` itself.
+    """
+    choices = await run.generate(spec.backend, request, live=live, verifier=spec.verifier)
+    return await appraise(spec, asked or request, run, choices)
+
+
+async def appraise(spec: Spec, request: ChatRequest, run: Run, choices: Sequence[Choice], *, blind: bool = False) -> list[Candidate]:
+    """The answers as candidates, scored (unless `blind`) if the plan names a verifier. Offered even if the scoring is cancelled."""
+    scored = [Scored() for _ in choices]
+    try:
+        if spec.verifier is not None and not blind:
+            scored = await run.score(spec.verifier, request, choices)
+    finally:
+        candidates = [candidate(spec, choice, verdict) for choice, verdict in zip(choices, scored, strict=True)]
+        run.offer(*candidates)
+    return candidates
+
+
+def candidate(spec: Spec, choice: Choice, scored: Scored) -> Candidate:
+    """An answer of this plan with what its verifier said."""
+    verifier = None if scored.score is None else spec.verifier
+    return Candidate(choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps, reason=scored.reason)
+
+
+async def more(spec: Spec, run: Run, had: Sequence[Candidate], buying: Awaitable[list[Candidate]]) -> list[Candidate]:
+    """What `buying` brings; nothing where a limit or the backend forbids it, but there are answers to fall back on."""
+    try:
+        return await buying
+    except (OutOfBudget, BackendError) as failure:
+        if not had:
+            raise
+        if isinstance(failure, BackendError):
+            run.degraded.add(f"backend:{spec.backend}")
+        return []
+
+
+def top(candidates: Sequence[Candidate]) -> Candidate:
+    """The best of at least one."""
+    chosen = best(candidates)
+    assert chosen is not None, "a strategy that has no answer raises why"
+    return chosen
+
+
+def warm(temperature: float | None, request: ChatRequest) -> float:
+    """The temperature of samples that are to differ: the plan's, else the request's unless that is greedy, else 1."""
+    return temperature or request.temperature or 1.0

@@ -1,0 +1,76 @@
+"""Independent samples, drawn in batches, of which one is chosen: by the verifier, by a vote, or by a vote that the verifier weighs.
+
+Between batches the policy is asked whether more are worth it, and a vote that later samples cannot turn is over.
+Sources: Wang et al. 2022, "Self-consistency"; Li et al. 2022, "DiVeRSe" (the weighted vote); Aggarwal et al. 2023, "Adaptive-Consistency".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from adapters.answers import normalise
+from adapters.types import ChatRequest
+from policies.plans import BestOfN
+from router.candidates import Candidate
+from router.run import Run
+from router.strategies.answers import buy, more, top, warm
+
+
+async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
+    """The chosen one of up to `spec.n` samples; with its share of the vote, where one was held."""
+    drawn: list[Candidate] = []
+    asked = 0
+    while len(drawn) < spec.n:
+        batch = _batch(spec, request, asked, min(spec.batch, spec.n - len(drawn)))
+        fresh = await more(spec, run, drawn, buy(spec, batch, run, asked=request))
+        drawn, asked = drawn + fresh, asked + batch.n
+        if not fresh or _settled(spec, drawn) or not run.worth_more(run.pool):
+            break
+    return choose(spec, drawn)
+
+
+def _batch(spec: BestOfN, request: ChatRequest, asked: int, n: int) -> ChatRequest:
+    """The next `n` samples, with seeds of their own. A lone sample need not differ from anything: it is asked for as a single answer is."""
+    temperature = request.temperature if spec.n == 1 and spec.temperature is None else warm(spec.temperature, request)
+    return request.but(n=n, temperature=temperature, seed=None if request.seed is None else request.seed + asked)
+
+
+def choose(spec: BestOfN, drawn: Sequence[Candidate]) -> Candidate:
+    """By the plan's way to select. Where nothing was scored, by majority, whatever the plan says: it is all there is to go by."""
+    whole = [c for c in drawn if c.choice.finish_reason != "cancelled"] or list(drawn)
+    if spec.select == "best" and any(c.score is not None for c in whole):
+        return top(whole)
+    votes = _tally(spec, whole)
+    winner = max(votes, key=lambda vote: (vote.weight, top(vote.voters).score or 0.0))
+    total = sum(vote.weight for vote in votes)
+    return replace(top(winner.voters), votes=winner.weight / total if total else 0.0)
+
+
+@dataclass(slots=True)
+class _Vote:
+    """One answer and all who gave it."""
+
+    voters: list[Candidate]
+    weight: float = 0.0
+
+
+def _tally(spec: BestOfN, drawn: Sequence[Candidate]) -> list[_Vote]:
+    """The answers in the order they first came. By weight, an unscored voter counts as an average one."""
+    scores = [c.score for c in drawn if c.score is not None]
+    weighted = spec.select == "weighted" and scores
+    average = sum(scores) / len(scores) if scores else 1.0
+    votes: dict[str, _Vote] = {}
+    for voter in drawn:
+        vote = votes.setdefault(normalise(voter.text, spec.answer), _Vote([]))
+        vote.voters.append(voter)
+        vote.weight += (average if voter.score is None else voter.score) if weighted else 1.0
+    return list(votes.values())
+
+
+def _settled(spec: BestOfN, drawn: Sequence[Candidate]) -> bool:
+    """Whether the leader of the vote stays ahead even if all samples still to come agree on the runner-up; none weighs more than 1."""
+    if spec.select == "best":
+        return False
+    first, second = sorted((*(vote.weight for vote in _tally(spec, drawn)), 0.0), reverse=True)[:2]
+    return first - second > spec.n - len(drawn)
