@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adapters.errors import MissingExtra
 from adapters.types import Price
@@ -40,3 +40,15 @@ def resolve_secret(value: str, where: str) -> str:
     if not os.environ.get(variable):
         raise MissingExtra(f"{where}: the environment variable {variable} is not set; export it, or name another one")
     return os.environ[variable]
+
+
+class RemoteOptions(Options):
+    """What all backends behind a network share. `guarded.py` applies the time and the concurrency."""
+
+    model: str = Field(min_length=1)
+    price: PriceOption | None = Field(None, description="unset: that of LiteLLM's price list, where the model is on it, else nothing")
+    timeout_s: float = Field(60, gt=0, description="for a plain answer as a whole, for a stream until each next piece")
+    max_concurrency: int = Field(256, ge=1, description="calls under way at once")
+    max_waiting: int = Field(1024, ge=0, description="calls that may wait for their turn; more are turned away at once")
+    max_tokens: int | None = Field(None, ge=1, description="of an answer, where the request does not say")
+    max_context: int | None = Field(None, ge=1, description="tokens of prompt and answer; unset: that of the price list, if known")

@@ -1,0 +1,279 @@
+"""Any OpenAI-compatible server (OpenAI, vLLM, Ollama, llama.cpp, OpenRouter, ...) over a pooled aiohttp session: the fast path.
+
+A call costs about as much CPU as aiohttp itself; the openai client costs 10 to 40 times that, and a strategy makes many calls for one
+request. What goes over the wire is in `openai_wire.py`; time limits and concurrency are applied around it, by `guarded.py`.
+
+Tokens are the provider's, else estimated. A call whose answer nobody waited for is charged its prompt, and what had come of a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import aiohttp
+from pydantic import Field, SecretStr, field_validator
+
+from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
+from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, with_usage
+from adapters.options import RemoteOptions, resolve_secret
+from adapters.pricing import estimate_input_tokens, listed
+from adapters.sse import EventParser, LineTooLong
+from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price
+
+OPENAI = "https://api.openai.com/v1"
+MAX_ANSWER_BYTES = 64 << 20
+"""A server that does not stop sending is stopped here."""
+TOO_LONG = f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB"
+END_OF_STREAM_S = 0.1
+VLLM_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
+
+
+class OpenAIOptions(RemoteOptions):
+    """How to reach a server, and what it can do that cannot be asked."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = Field(min_length=1, description="the server's name for it; one `openai/` before it is cut off")
+    base_url: str = Field(OPENAI, pattern="^https?://", description="up to and without /chat/completions")
+    api_key: SecretStr | None = Field(None, description="or os.environ/NAME; unset: OPENAI_API_KEY for OpenAI itself, none for others")
+    headers: dict[str, SecretStr] = Field({}, description="sent with each request; values may be os.environ/NAME")
+    native_n: bool = Field(True, description="the server draws several answers in one call")
+    continues_prefix: Literal[False, "vllm"] = Field(False, description="vllm: a begun answer is continued, by vLLM's two extra fields")
+    logprobs: bool = Field(True, description="the server gives log-probabilities")
+    stream_usage: bool = Field(True, description="ask a stream for its usage (`stream_options`); off for servers that refuse the field")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None, description="unset: max_completion_tokens for OpenAI itself, whose newer models know only that, else max_tokens"
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_slash(cls, value: str) -> str:
+        return value.rstrip("/")
+
+
+class OpenAIBackend:
+    """One model of one server. The session is opened with the first call, in the loop that makes it."""
+
+    def __init__(self, name: str, options: OpenAIOptions) -> None:
+        self.name = name
+        self._options = options
+        self._model = options.model.removeprefix("openai/")
+        line = listed(f"openai/{self._model}") or listed(self._model)
+        self.price = options.price or (line.price if line else Price())
+        context = options.max_context or (line.max_context if line else None)
+        self.features = Features(bool(options.continues_prefix), options.native_n, options.logprobs, context)
+        self._url = f"{options.base_url}/chat/completions"
+        secrets = _secret_headers(name, options)
+        self._headers = {"Content-Type": "application/json", **secrets}
+        self._secrets = [value.removeprefix("Bearer ") for value in secrets.values()]
+        self._max_tokens_field = options.max_tokens_field or ("max_completion_tokens" if options.base_url == OPENAI else "max_tokens")
+        self._open: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def complete(self, request: ChatRequest, call: Call) -> None:
+        """One call for all `n` answers; a server that gives fewer is taken at what it gave."""
+        async with self._post(self._body(request), request, call) as response:
+            read_answer(self.name, await self._json(response), call)
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
+        """The answers as they come. A server that does not stream is heard out, and its answers given whole."""
+        body = self._body(request)
+        body = with_usage(body) if self._options.stream_usage else {**body, "stream": True}
+        async with self._post(body, request, call) as response:
+            if response.content_type != "text/event-stream":
+                read_answer(self.name, await self._json(response), call)
+                for index, choice in enumerate(call.choices):
+                    yield _whole(choice, index)
+                return
+            events, cancelled = _Events(self, call), False
+            try:
+                async for chunk in response.content.iter_any():
+                    for delta in events.feed(chunk):
+                        yield delta
+                    if events.done:
+                        break
+                for delta in events.finish():
+                    yield delta
+            except (asyncio.CancelledError, GeneratorExit):
+                cancelled = True
+                raise
+            finally:
+                events.reader.end(cancelled)
+            await _drain(response)
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        """An estimate: about four bytes a token."""
+        return estimate_input_tokens(request)
+
+    async def aclose(self) -> None:
+        """Close the connections; calls under way fail, later ones are refused."""
+        self._closed = True
+        if self._open is not None:
+            await self._open.close()
+
+    # --- a request ------------------------------------------------------------------------------------------------
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        body = body_of(request, self._model, self._options.max_tokens, self._max_tokens_field)
+        if not request.continue_final:
+            return body
+        assert self.features.continues_prefix, "who asks for a continuation looks at the features first"
+        return {**body, **VLLM_CONTINUES}
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise BackendUnavailable(self.name, "it has been closed")
+        if self._open is None:
+            # Concurrency is bounded by `guarded.py`, time too; cookies would tie callers to each other.
+            self._open = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.timeout_s),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._open
+
+    @asynccontextmanager
+    async def _post(self, body: Mapping[str, Any], request: ChatRequest, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response, once the server has accepted the request. From here on the prompt is charged; leaving closes an unread answer."""
+        session, accepted = self._session(), False
+        call.input_tokens, call.estimated = self.count_tokens(request), True
+        try:
+            async with session.post(self._url, data=json.dumps(body).encode(), allow_redirects=False) as response:
+                if response.status != 200:
+                    _free(call)
+                    raise await self._failure(response)
+                accepted = True
+                yield response
+        except (aiohttp.ClientError, OSError) as error:
+            if accepted:
+                raise BackendMalformed(self.name, f"the answer was cut off ({type(error).__name__})") from None
+            _free(call)
+            raise BackendUnavailable(self.name, f"no connection to {self._options.base_url} ({type(error).__name__})") from None
+        finally:
+            if self._options.price is not None:
+                call.reported_usd = None  # a configured price is the price
+
+    # --- an answer ------------------------------------------------------------------------------------------------
+
+    async def _json(self, response: aiohttp.ClientResponse) -> Any:
+        body = await self._read(response)
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise BackendMalformed(self.name, f"an answer that is not JSON ({response.content_type}): {self.excerpt(body)}") from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise BackendMalformed(self.name, TOO_LONG)
+        return bytes(body)
+
+    # --- an error -------------------------------------------------------------------------------------------------
+
+    async def _failure(self, response: aiohttp.ClientResponse) -> BackendError:
+        """The error that this response is, in the provider's words as far as they can be read."""
+        try:
+            payload = json.loads(await self._read(response))
+        except ValueError:
+            payload = None
+        said = self._redacted(message_of(payload) or str(response.reason))
+        return error_for(self.name, response.status, said, code_of(payload), retry_after_s(response.headers))
+
+    def excerpt(self, body: bytes) -> str:
+        """The beginning of what a server sent, fit for a message."""
+        return repr(self._redacted(body[:80].decode("utf-8", "replace")))
+
+    def _redacted(self, text: str) -> str:
+        """A text without any of the secrets that were sent; some servers repeat what they got."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+class _Events:
+    """The bytes of one stream, as deltas."""
+
+    def __init__(self, backend: OpenAIBackend, call: Call) -> None:
+        self.reader = StreamReader(backend.name, call)
+        self.done = False
+        self._backend, self._parser, self._size = backend, EventParser(), 0
+
+    def feed(self, chunk: bytes) -> Iterator[Delta]:
+        """The deltas that this chunk completes."""
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise BackendMalformed(self._backend.name, TOO_LONG)
+        try:
+            events = self._parser.feed(chunk)
+        except LineTooLong as error:
+            raise BackendMalformed(self._backend.name, str(error)) from None
+        for data in events:
+            yield from self._read(data)
+
+    def finish(self) -> Iterator[Delta]:
+        """What remains when the server has ended the stream; BackendMalformed if it was cut off."""
+        for data in self._parser.finish():
+            yield from self._read(data)
+        yield from self.reader.finish(self.done)
+
+    def _read(self, data: str) -> Iterator[Delta]:
+        self.done = self.done or data == "[DONE]"
+        if self.done:
+            return
+        try:
+            event = json.loads(data)
+        except ValueError:
+            raise BackendMalformed(self._backend.name, f"an event that is not JSON: {self._backend.excerpt(data.encode())}") from None
+        yield from self.reader.read(event)
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read the end of a stream after its last event, so that the connection can be used again; it is not waited for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_OF_STREAM_S):
+            await response.content.readany()
+
+
+def _free(call: Call) -> None:
+    """A request that was not accepted costs nothing."""
+    call.input_tokens, call.estimated = 0, False
+
+
+def _secret_headers(name: str, options: OpenAIOptions) -> dict[str, str]:
+    """The configured headers. OPENAI_API_KEY is taken without being named, but only for the server that it belongs to."""
+    headers = {key: resolve_secret(value.get_secret_value(), f"backends.{name}.headers.{key}") for key, value in options.headers.items()}
+    if options.api_key is not None:
+        key = resolve_secret(options.api_key.get_secret_value(), f"backends.{name}.api_key")
+    else:
+        key = os.environ.get("OPENAI_API_KEY", "") if options.base_url == OPENAI else ""
+    return {"Authorization": f"Bearer {key.strip()}", **headers} if key else headers
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if it does not say."""
+    try:
+        if (milliseconds := headers.get("retry-after-ms")) is not None:
+            return max(0.0, float(milliseconds) / 1000)
+        said = headers.get("Retry-After", "")
+        return max(0.0, float(said) if _is_number(said) else parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _is_number(text: str) -> bool:
+    return text.strip().replace(".", "", 1).isdigit()
+
+
+def _whole(choice: Choice, index: int) -> Delta:
+    """A finished choice as the one event of its stream."""
+    fields = {k: v for k, v in (choice.message or {}).items() if k not in ("role", "content") and v is not None}
+    return Delta(choice.text, index, choice.finish_reason, choice.logprobs, fields or None)
