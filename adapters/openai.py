@@ -260,17 +260,22 @@ def _secret_headers(name: str, options: OpenAIOptions) -> dict[str, str]:
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if it does not say."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, milliseconds / 1000)
+    said = headers.get("Retry-After", "")
+    if (seconds := _number(said)) is not None:
+        return max(0.0, seconds)
     try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        said = headers.get("Retry-After", "")
-        return max(0.0, float(said) if _is_number(said) else parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
     except ValueError:
         return None
 
 
-def _is_number(text: str) -> bool:
-    return text.strip().replace(".", "", 1).isdigit()
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def _whole(choice: Choice, index: int) -> Delta:

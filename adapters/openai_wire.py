@@ -204,9 +204,9 @@ def _merge_list(whole: list[Any], pieces: Sequence[Any]) -> None:
         number = piece.get("index") if isinstance(piece, dict) else None
         begun = next((item for item in whole if number is not None and item.get("index") == number), None)
         if begun is None:
-            whole.append(piece)
-        else:
-            _merge(begun, piece)
+            whole.append(begun := {} if isinstance(piece, dict) else piece)
+        if isinstance(piece, dict):
+            _merge(begun, piece)  # into a dict of our own: the piece is on its way to the client
 
 
 def _without_numbers(fields: Mapping[str, Any]) -> dict[str, Any]:
