@@ -15,7 +15,7 @@ from policies.plans import Plan
 from router.candidates import Candidate
 
 Sink = Callable[[Delta], Awaitable[None]]
-"""Where a live answer's deltas go. Only an answer that will be the outcome may be sent there: what a client has read cannot be taken back."""
+"""Where a live answer's deltas go. Only an answer that will be the outcome may go there: what a client has read cannot be taken back."""
 
 
 def new_decision_id() -> str:

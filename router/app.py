@@ -1,0 +1,209 @@
+"""The HTTP application: OpenAI's endpoints and a few of our own over one pipeline. The only place where an error becomes a status.
+
+Handlers read the body themselves and answer with bytes: a chat request may be large, and it is parsed once, in `wire.py`. Keys, limits and
+metrics are not here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from adapters.errors import BackendError
+from router import logs, render, wire
+from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
+from router.options import ServerOptions
+from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
+from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
+
+T = TypeVar("T")
+
+PATHS = ("/v1/chat/completions", "/v1/models", "/v1/route", "/v1/decisions/{id}", "/health", "/ready")
+
+
+def create_app(pipeline: Pipeline, server: ServerOptions | None = None) -> FastAPI:
+    """The application. It closes the pipeline when it is shut down."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await pipeline.aclose()
+
+    app = FastAPI(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app.router.route_class = Guarded
+    service = Service(pipeline, server or ServerOptions())
+    for method, path, handler in service.routes():
+        app.add_api_route(path, handler, methods=[method], response_model=None)
+    app.add_exception_handler(HTTPException, _no_such_path)
+    return app
+
+
+class Guarded(APIRoute):
+    """A route whose every failure leaves in OpenAI's shape; what is our own fault leaves without details, and is logged with its id."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, guarded."""
+        handler = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except (ClientGone, ClientDisconnect):
+                return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
+            except Exception as error:
+                return error_response(to_error(error))
+
+        return guarded
+
+
+class Service:
+    """The handlers, and what they share."""
+
+    def __init__(self, pipeline: Pipeline, server: ServerOptions) -> None:
+        self._pipeline = pipeline
+        self._server = server
+        self._max_body_bytes = int(server.max_body_mb * 1e6)
+        self._started = int(time.time())
+
+    def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
+        """Method, path and handler of every endpoint."""
+        return [
+            ("POST", "/v1/chat/completions", self.chat),
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{name:path}", self.model),
+            ("POST", "/v1/route", self.route),
+            ("GET", "/v1/decisions/{id}", self.decision),
+            ("GET", "/health", self.health),
+            ("GET", "/ready", self.ready),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        """One answer, whole or streamed."""
+        incoming = await self._incoming(request)
+        if incoming.stream:
+            return await self._stream(incoming)
+        outcome = await self._unless_gone(request, incoming.ask, self._pipeline.answer(incoming.ask))
+        self._log(incoming.ask, outcome)
+        return json_response(render.completion(outcome, int(time.time())), headers=render.headers(incoming.ask, outcome))
+
+    async def route(self, request: Request) -> Response:
+        """What would be done with this request, and why; nothing is generated."""
+        ask = (await self._incoming(request)).ask
+        return json_response(await self._unless_gone(request, ask, self._pipeline.route(ask)), headers=render.first_headers(ask))
+
+    async def models(self) -> Response:
+        """Every name that a client may put in `model`."""
+        return json_response({"object": "list", "data": [render.model_card(card, self._started) for card in self._pipeline.models()]})
+
+    async def model(self, name: str) -> Response:
+        """One of them."""
+        cards = {card.id: card for card in self._pipeline.models()}
+        if name not in cards:
+            raise UnknownModel(name, cards)
+        return json_response(render.model_card(cards[name], self._started))
+
+    async def decision(self, id: str) -> Response:
+        """Why a past request got what it got."""
+        found = await self._pipeline.decision(id)
+        if found is None:
+            raise UnknownDecision(f"no decision '{id[:80]}' is remembered; ids come in the header x-outlay-decision-id", param="id")
+        return json_response(found)
+
+    async def health(self) -> Response:
+        """Whether the process lives."""
+        return json_response({"status": "ok"})
+
+    async def ready(self) -> Response:
+        """Whether requests can be answered: with at least one backend. Whatever else is down is done without, and named."""
+        components = await self._pipeline.ready()
+        backends = [state for name, state in components.items() if name.startswith("backend:")]
+        up = "ok" in backends or not backends
+        status = "unready" if not up else "ready" if set(components.values()) <= {"ok"} else "degraded"
+        return json_response({"status": status, "components": dict(components)}, status=200 if up else 503)
+
+    # --- parts of the way ---------------------------------------------------------------------------------------------
+
+    async def _incoming(self, request: Request) -> wire.Incoming:
+        if "json" not in request.headers.get("content-type", ""):
+            # Also what keeps a web page from spending money here: a browser asks before it sends JSON to another site.
+            raise InvalidRequest("the body must be JSON; send the header content-type: application/json", code="invalid_content_type")
+        return wire.parse(await self._body(request), request.headers, max_messages=self._server.max_messages)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, as long as it is within the limit; read no further than that."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self._max_body_bytes:
+                raise TooLarge(f"the body is over {self._server.max_body_mb:g} MB, the limit of this server (server.max_body_mb)")
+        return bytes(body)
+
+    async def _unless_gone(self, request: Request, ask: Ask, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await unless_gone(request.receive, work)
+        except ClientGone:
+            logs.abandoned(ask)
+            raise
+
+    async def _stream(self, incoming: wire.Incoming) -> Response:
+        """Headers go out with the first news, so that what fails at once fails with its own status."""
+        ask, live = incoming.ask, LiveAnswer(self._pipeline, incoming.ask)
+        try:
+            outcome = await live.first_news(self._server.first_event_s)
+        except BaseException:
+            await live.aclose()
+            raise
+        chunks = render.Chunks(ask, int(time.time()), include_usage=incoming.include_usage)
+        headers = render.first_headers(ask) if outcome is None else render.headers(ask, outcome)
+        return EventStream(
+            live, live.events(chunks, self._server.keep_alive_s), headers, to_error=to_error, on_end=lambda outcome: self._log(ask, outcome)
+        )
+
+    def _log(self, ask: Ask, outcome: Outcome | None) -> None:
+        if outcome is None:
+            logs.abandoned(ask)
+        else:
+            logs.answered(ask, outcome, with_prompt=self._server.log_prompts)
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+def to_error(error: Exception) -> RouterError:
+    """What the caller is told. A failure of our own is logged here, and shows nothing but the id that it is logged under."""
+    if isinstance(error, RouterError):
+        return error
+    if isinstance(error, BackendError):
+        return from_backend(error)
+    id = new_decision_id().replace("dec_", "err_")
+    logs.failed(id, error)
+    return RouterError(f"internal error {id}; the server's log says more", code="internal_error")
+
+
+def error_response(error: RouterError) -> Response:
+    """An error as a response."""
+    return json_response(render.error_body(error), status=error.status, headers=render.error_headers(error))
+
+
+def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """JSON as a response."""
+    return Response(render.dumps(value), status, headers, "application/json")
+
+
+async def _no_such_path(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router itself."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        found = InvalidRequest(f"{request.method} is not for {request.url.path}; use {allowed}", code="method_not_allowed")
+    else:
+        found = InvalidRequest(f"no path {request.url.path}; have {', '.join(PATHS)}", code="not_found")
+    return json_response(render.error_body(found), status=error.status_code, headers=error.headers)

@@ -1,0 +1,228 @@
+"""The way out: an `Outcome` as a chat completion, as the chunks of a stream, and as headers; errors in OpenAI's shape.
+
+Pure: time comes in as an argument. `usage` sums all calls that were made for the request; what each of them was is in the `outlay` block.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from adapters.types import Choice, Delta
+from router.candidates import Candidate
+from router.errors import RouterError
+from router.pipeline_types import Ask, ModelCard, Outcome
+
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+DONE = b"data: [DONE]\n\n"
+WORKING = b": working\n\n"
+"""An SSE comment: clients skip it, proxies see a living connection."""
+
+WORD = re.compile(r"\S+\s*|\s+")
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON."""
+    return _dumps(value).encode()
+
+
+def event(value: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + dumps(value) + b"\n\n"
+
+
+# --- a whole answer -----------------------------------------------------------------------------------------------------
+
+
+def completion(outcome: Outcome, created: int) -> dict[str, Any]:
+    """The body of a plain answer."""
+    return {
+        "id": completion_id(outcome.id),
+        "object": "chat.completion",
+        "created": created,
+        "model": outcome.model,
+        "system_fingerprint": outcome.digest,
+        "choices": [_choice(i, candidate) for i, candidate in enumerate(outcome.candidates)],
+        "usage": usage(outcome),
+        "outlay": decision_block(outcome),
+    }
+
+
+def completion_id(decision_id: str) -> str:
+    """The same random part under OpenAI's prefix, so that either id leads to the other."""
+    return "chatcmpl-" + decision_id.removeprefix("dec_")
+
+
+def usage(outcome: Outcome) -> dict[str, int]:
+    """Tokens of all calls."""
+    total = outcome.input_tokens + outcome.output_tokens
+    return {"prompt_tokens": outcome.input_tokens, "completion_tokens": outcome.output_tokens, "total_tokens": total}
+
+
+def decision_block(outcome: Outcome) -> dict[str, Any]:
+    """What was bought, what it cost, and why."""
+    return {
+        **outcome.decision,
+        "decision_id": outcome.id,
+        "policy": outcome.policy,
+        "policy_digest": outcome.digest,
+        "plan": outcome.plan,
+        "backend": outcome.model,
+        "cost_usd": outcome.cost_usd,
+        "baseline_usd": outcome.baseline_usd,
+        "latency_ms": _ms(outcome.latency_s),
+        "overhead_ms": _ms(outcome.overhead_s),
+        "cached": outcome.cached,
+        "truncated_by": outcome.truncated_by,
+        "degraded": list(outcome.degraded),
+    }
+
+
+def _choice(index: int, candidate: Candidate) -> dict[str, Any]:
+    choice = candidate.choice
+    return {
+        "index": index,
+        "message": message(choice),
+        "logprobs": None if choice.logprobs is None else logprobs([("", value) for value in choice.logprobs]),
+        "finish_reason": finish_reason(choice.finish_reason),
+        "outlay": _provenance(candidate),
+    }
+
+
+def message(choice: Choice) -> dict[str, Any]:
+    """The assistant's message: the backend's own where it sent more than text."""
+    if choice.message is None:
+        return {"role": "assistant", "content": choice.text, "refusal": None}
+    return {"role": "assistant", "content": choice.text or None, "refusal": None, **choice.message}
+
+
+def finish_reason(reason: str) -> str:
+    """OpenAI's word; an answer cut off at a limit of ours is one that ended for its length."""
+    return "length" if reason == "cancelled" else reason
+
+
+def logprobs(tokens: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    """OpenAI's shape. Backends hand on the figures only; where a token's own text is not known it is empty, and the order still holds."""
+    return {"content": [{"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for text, value in tokens]}
+
+
+def _provenance(candidate: Candidate) -> dict[str, Any]:
+    """Where one choice comes from and what the verifier thought of it."""
+    return {"backend": candidate.backend, "plan": candidate.plan, "score": candidate.score, "votes": candidate.votes}
+
+
+# --- a stream -----------------------------------------------------------------------------------------------------------
+
+
+class Chunks:
+    """The chunks of one stream, which share an id, a time, and whether each carries `usage: null` as OpenAI's do on request."""
+
+    def __init__(self, ask: Ask, created: int, *, include_usage: bool = False) -> None:
+        self._frame: dict[str, Any] = {
+            "id": completion_id(ask.id),
+            "object": "chat.completion.chunk",
+            "created": created,
+            "model": ask.model,
+            "system_fingerprint": None,
+        }
+        self._include_usage = include_usage
+
+    def role(self, index: int = 0) -> bytes:
+        """The first word of a choice: who speaks."""
+        return self._chunk(index, {"role": "assistant", "content": ""})
+
+    def delta(self, delta: Delta) -> bytes:
+        """A piece of a live answer. Its finish reason waits for the end: only there is it known that the answer stands."""
+        content = {"content": delta.text} if delta.text else {}
+        tokens = [(delta.text if len(delta.logprobs) == 1 else "", value) for value in delta.logprobs] if delta.logprobs else []
+        return self._chunk(delta.index, {**content, **(delta.fields or {})}, tokens=tokens)
+
+    def words(self, index: int, text: str) -> Iterator[bytes]:
+        """A text that is known, in pieces of one word."""
+        for word in WORD.findall(text):
+            yield self._chunk(index, {"content": word})
+
+    def beside_text(self, index: int, choice: Choice) -> Iterator[bytes]:
+        """What a message holds beside its text, as one delta: tool calls get the index by which a client puts them together."""
+        rest = {key: value for key, value in (choice.message or {}).items() if key not in ("role", "content") and value is not None}
+        if isinstance(rest.get("tool_calls"), list):
+            rest["tool_calls"] = [{"index": i, **call} for i, call in enumerate(rest["tool_calls"])]
+        if rest:
+            yield self._chunk(index, rest)
+
+    def end(self, outcome: Outcome) -> Iterator[bytes]:
+        """The finish reason of every choice, the decision block with the last of them, and the usage if it was asked for."""
+        self._frame |= {"model": outcome.model, "system_fingerprint": outcome.digest}
+        last = len(outcome.candidates) - 1
+        for index, candidate in enumerate(outcome.candidates):
+            block = {"outlay": decision_block(outcome)} if index == last else {}
+            yield self._chunk(index, {}, finish_reason(candidate.choice.finish_reason), **block)
+        if self._include_usage:
+            yield event({**self._frame, "choices": [], "usage": usage(outcome)})
+
+    def _chunk(self, index: int, delta: Mapping[str, Any], finish: str | None = None, *, tokens: Any = (), **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs(tokens) if tokens else None, "finish_reason": finish}
+        return event({**self._frame, "choices": [choice], **({"usage": None} if self._include_usage else {}), **more})
+
+
+# --- headers, models, errors --------------------------------------------------------------------------------------------
+
+
+def first_headers(ask: Ask) -> dict[str, str]:
+    """What is known before the answer is."""
+    return {"x-outlay-decision-id": ask.id}
+
+
+def headers(ask: Ask, outcome: Outcome) -> dict[str, str]:
+    """A short set by default; more where the request asks for `verbose`."""
+    found = {
+        "decision-id": outcome.id,
+        "plan": outcome.plan,
+        "model": outcome.model,
+        "cost-usd": f"{outcome.cost_usd:.8f}",
+        "overhead-ms": str(_ms(outcome.overhead_s)),
+        "cache": "hit" if outcome.cached else "miss",
+        "truncated-by": outcome.truncated_by,
+        "degraded": ",".join(outcome.degraded),
+        **(_verbose(outcome) if ask.verbose else {}),
+    }
+    return {f"x-outlay-{name}": header_value(value) for name, value in found.items() if value}
+
+
+def _verbose(outcome: Outcome) -> dict[str, str | None]:
+    return {
+        "policy": outcome.policy,
+        "policy-digest": outcome.digest,
+        "baseline-usd": None if outcome.baseline_usd is None else f"{outcome.baseline_usd:.8f}",
+        "latency-ms": str(_ms(outcome.latency_s)),
+        "input-tokens": str(outcome.input_tokens),
+        "output-tokens": str(outcome.output_tokens),
+    }
+
+
+def header_value(text: str) -> str:
+    """The text with control and non-ASCII characters escaped: a plan's key may hold a newline, a header may not."""
+    return json.dumps(text)[1:-1].replace('\\"', '"')
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def model_card(card: ModelCard, created: int) -> dict[str, Any]:
+    """One entry of the list of models."""
+    about = {"kind": card.kind, "description": card.description}
+    return {"id": card.id, "object": "model", "created": created, "owned_by": "outlay", "outlay": about}
+
+
+def error_body(error: RouterError) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_headers(error: RouterError) -> dict[str, str]:
+    """When to come back, where that is known."""
+    return {} if error.retry_after_s is None else {"retry-after": str(max(1, round(error.retry_after_s)))}

@@ -1,0 +1,169 @@
+"""An answer on its way to a client: deltas as they come, or the winner once it is known; and the end of all work when the client leaves.
+
+Nothing here knows what an answer costs or how it is made; `render.py` knows what the events look like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from adapters.types import Delta
+from router.errors import RouterError
+from router.pipeline_types import Ask, Outcome, Pipeline
+from router.render import DONE, WORKING, Chunks, error_body, event
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer was complete."""
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; it is cancelled when the client goes (ClientGone) or when the caller is cancelled itself."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await _cancel(task, gone)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel what still runs, and wait until it has cleaned up."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
+
+
+class LiveAnswer:
+    """The pipeline at work for one stream.
+
+    The queue of deltas has no bound: an answer is no larger than its `max_tokens`, and a slow reader must not hold up a backend.
+    """
+
+    def __init__(self, pipeline: Pipeline, ask: Ask) -> None:
+        self._news: asyncio.Queue[Delta | None] = asyncio.Queue()
+        self._some_news = asyncio.Event()
+        self._sent: dict[int, str] = {}
+        self._live: set[int] = set()
+        self._task = asyncio.ensure_future(pipeline.answer(ask, self._sink))
+        self._task.add_done_callback(lambda _: self._tell(None))
+
+    async def _sink(self, delta: Delta) -> None:
+        self._tell(delta)
+
+    def _tell(self, news: Delta | None) -> None:
+        self._news.put_nowait(news)
+        self._some_news.set()
+
+    async def first_news(self, within_s: float) -> Outcome | None:
+        """Wait for the first delta, for the end, or for so long. The outcome, if it is there by then; raises what the pipeline raised."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._some_news.wait()
+        return self._task.result() if self._task.done() else None
+
+    async def events(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[bytes]:
+        """The stream, from the role to the outcome; comments while there is no news. Raises what the pipeline raises."""
+        yield self._begin(chunks, 0)
+        while True:
+            try:
+                async with asyncio.timeout(keep_alive_s):
+                    delta = await self._news.get()
+            except TimeoutError:
+                yield WORKING
+                continue
+            if delta is None:
+                break
+            if delta.text or delta.fields or delta.logprobs:
+                yield self._begin(chunks, delta.index) + chunks.delta(delta)
+                self._sent[delta.index] += delta.text
+                self._live.add(delta.index)
+        yield b"".join(self._rest(chunks, self._task.result()))
+
+    def result(self) -> Outcome:
+        """The outcome, after the last event."""
+        return self._task.result()
+
+    async def aclose(self) -> None:
+        """Cancel what still runs."""
+        await _cancel(self._task)
+        if not self._task.cancelled():
+            self._task.exception()  # Looked at, so that asyncio does not report it a second time.
+
+    def _begin(self, chunks: Chunks, index: int) -> bytes:
+        """The role of a choice, before its first delta; nothing once it was sent."""
+        if index in self._sent:
+            return b""
+        self._sent[index] = ""
+        return chunks.role(index)
+
+    def _rest(self, chunks: Chunks, outcome: Outcome) -> Iterator[bytes]:
+        """What of the outcome the client does not have yet: all of it, unless it was streamed live."""
+        for index, candidate in enumerate(outcome.candidates):
+            yield self._begin(chunks, index)
+            sent, text = self._sent[index], candidate.text
+            if not text.startswith(sent):
+                raise RouterError("the answer changed after a part of it was sent; ask again", code="stream_broken")
+            yield from chunks.words(index, text[len(sent) :])
+            if index not in self._live:
+                yield from chunks.beside_text(index, candidate.choice)
+        yield from chunks.end(outcome)
+
+
+class EventStream(Response):
+    """Server-sent events of a live answer. An error in the middle is an event of its own; the work ends with the connection."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        live: LiveAnswer,
+        events: AsyncIterator[bytes],
+        headers: Mapping[str, str],
+        *,
+        to_error: Callable[[Exception], RouterError],
+        on_end: Callable[[Outcome | None], None],
+    ) -> None:
+        self.status_code, self.background, self.body = 200, None, b""
+        self._live, self._events, self._to_error, self._on_end = live, events, to_error, on_end
+        # Without the last two a proxy may hold events back until the stream is over.
+        self.raw_headers = [
+            (name.encode(), value.encode("latin-1"))
+            for name, value in {**headers, "content-type": self.media_type, "cache-control": "no-store", "x-accel-buffering": "no"}.items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything, or stop as soon as the client is gone."""
+        try:
+            await unless_gone(receive, self._send(send))
+        except ClientGone:
+            self._on_end(None)
+        finally:
+            await self._live.aclose()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for piece in self._events:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            self._on_end(self._live.result())
+        except Exception as error:
+            await send({"type": "http.response.body", "body": event(error_body(self._to_error(error))), "more_body": True})
+        await send({"type": "http.response.body", "body": DONE, "more_body": False})
