@@ -96,10 +96,12 @@ def _take(traces: Traces, rows: Ints) -> Traces:
 
 @dataclass(frozen=True)
 class Rows:
-    """Token rows of one batch: `ids` (n, length) padded on the right, `scored` a mask of the tokens that the loss counts."""
+    """Token rows of one batch: `ids` (n, length) padded on the right, `scored` a mask of the tokens that the loss counts,
+    `labels` (n,) what a classifier should say, None for a language model."""
 
     ids: Ints
     scored: NDArray[np.bool_]
+    labels: NDArray[np.float32] | None = None
 
 
 def training_rows(rng: np.random.Generator, k: int, n: int, phrasings: int = 4) -> Rows:

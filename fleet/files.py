@@ -31,3 +31,8 @@ def publish(model: Any, folder: Path) -> None:
 def generation() -> GenerationConfig:
     """Sampling at temperature 1 unless the caller asks otherwise."""
     return GenerationConfig(do_sample=True, max_new_tokens=LONGEST_ANSWER, eos_token_id=END, pad_token_id=PAD)
+
+
+def load(folder: Path, kind: Any, device: str = "cpu") -> Any:
+    """A published model, ready to be asked."""
+    return kind.from_pretrained(folder).to(device).eval()

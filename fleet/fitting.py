@@ -22,15 +22,17 @@ from tqdm import tqdm
 from fleet.data import Rows
 
 BatchSource = Callable[[np.random.Generator], list[Rows]]
-Loss = Callable[[Any, Tensor, Tensor], tuple[Tensor, int]]
+Loss = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. Training ends at `minutes` of processor time or `steps`, whichever comes first."""
+    """How long and how fast. Training ends at `minutes` of processor time or `steps`, whichever comes first; the rate falls to zero there,
+    or at `decay_steps` where a run is to be cut short on its way."""
 
     minutes: float
     steps: int = 10**9
+    decay_steps: int = 0
     muon_rate: float = 0.02
     adam_rate: float = 0.005
     warmup_steps: int = 100
@@ -54,7 +56,8 @@ class Progress:
 def rate_factor(progress: Progress, plan: Plan) -> float:
     """Multiplier of the learning rates: linear warm-up, then linear decay to zero."""
     warm = min(1.0, (progress.step + 1) / plan.warmup_steps)
-    return warm * (1.0 - progress.share(plan))
+    spent = progress.step / plan.decay_steps if plan.decay_steps else progress.share(plan)
+    return warm * max(0.0, 1.0 - spent)
 
 
 def optimisers(model: nn.Module, plan: Plan) -> list[torch.optim.Optimizer]:
@@ -73,7 +76,7 @@ def fit(model: Any, batches: BatchSource, loss: Loss, plan: Plan, checkpoint: Pa
     model.to(device).train()
     optimizers = optimisers(model, plan)
     progress, rng = _restore(model, optimizers, plan, checkpoint)
-    with tqdm(total=round(plan.minutes, 1), unit="min", desc=checkpoint.stem, initial=progress.spent_s / 60) as bar:
+    with tqdm(total=min(round(plan.minutes, 1), 10_000.0), unit="min", desc=checkpoint.stem, initial=progress.spent_s / 60) as bar:
         saved = time.monotonic()
         while progress.share(plan) < 1.0:
             started = time.process_time()
@@ -89,14 +92,21 @@ def fit(model: Any, batches: BatchSource, loss: Loss, plan: Plan, checkpoint: Pa
 
 
 def _step(
-    model: Any, micro: list[Rows], loss: Loss, optimizers: list[torch.optim.Optimizer], factor: float, progress: Progress, device: str
+    model: Any,
+    micro: list[Rows],
+    loss: Loss,
+    optimizers: list[torch.optim.Optimizer],
+    factor: float,
+    progress: Progress,
+    device: str,
 ) -> None:
     """One update from micro-batches of different lengths, every scored token weighing the same."""
     total, count = 0.0, sum(int(rows.scored.sum()) for rows in micro)
     for rows in micro:
         ids, scored = torch.from_numpy(rows.ids).to(device), torch.from_numpy(rows.scored).to(device)
+        labels = None if rows.labels is None else torch.from_numpy(rows.labels).to(device)
         with torch.autocast(device, torch.bfloat16):
-            summed, _ = loss(model, ids, scored)
+            summed = loss(model, ids, scored, labels)
         (summed / count).backward()
         total += float(summed.detach())
     for optimizer in optimizers:
@@ -115,17 +125,15 @@ def _show(bar: Any, progress: Progress) -> None:
     bar.update(0)
 
 
-def next_token_loss(model: Any, ids: Tensor, scored: Tensor) -> tuple[Tensor, int]:
+def next_token_loss(model: Any, ids: Tensor, scored: Tensor, labels: Tensor | None = None) -> Tensor:
     """Summed cross-entropy over the scored tokens; logits are computed only where one is scored."""
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     where = scored[:, 1:]
     logits = model.lm_head(hidden[where])
-    return nn.functional.cross_entropy(logits.float(), ids[:, 1:][where], reduction="sum"), int(where.sum())
+    return nn.functional.cross_entropy(logits.float(), ids[:, 1:][where], reduction="sum")
 
 
-def _save(
-    model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, rng: np.random.Generator, path: Path
-) -> None:
+def _save(model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, rng: np.random.Generator, path: Path) -> None:
     """Write aside and rename, so that a kill in mid-write loses a minute and not the run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -139,9 +147,7 @@ def _save(
     os.replace(aside, path)
 
 
-def _restore(
-    model: Any, optimizers: list[torch.optim.Optimizer], plan: Plan, path: Path
-) -> tuple[Progress, np.random.Generator]:
+def _restore(model: Any, optimizers: list[torch.optim.Optimizer], plan: Plan, path: Path) -> tuple[Progress, np.random.Generator]:
     rng = np.random.default_rng(plan.seed)
     if not path.exists():
         return Progress(), rng

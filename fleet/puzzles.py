@@ -162,7 +162,7 @@ def check_result(prompt: str, answer: str) -> Verdict:
 
 
 def _plain(answer: str) -> str:
-    return answer.translate(str.maketrans({"×": "*", "÷": "/", "−": "-", "–": "-", "·": "*"}))
+    return answer.translate(str.maketrans("×÷−–·", "*/--*"))
 
 
 _ANSWER = re.compile(r"^(?:final\s+)?answer\s*:\s*(.*)$", re.IGNORECASE)

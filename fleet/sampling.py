@@ -19,9 +19,15 @@ from fleet.tokens import END, PAD
 LONGEST_ANSWER = 64
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch's own types are not read
 def sample(
-    model: Any, prompts: Sequence[Sequence[int]], n: int, seed: int, temperature: float = 1.0, batch: int = 512, label: str = "sampling"
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    n: int,
+    seed: int,
+    temperature: float = 1.0,
+    batch: int = 512,
+    label: str = "sampling",
 ) -> list[list[list[int]]]:
     """n answers to each prompt, as token ids that end with <|end|> where the model ended; temperature 0 is greedy."""
     model.eval()

@@ -20,13 +20,13 @@ SPECIAL = ("<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>")
 PAD, UNK, USER, ASSISTANT, END = range(len(SPECIAL))
 FIRST_NUMBER = len(SPECIAL)
 MARKS = ("\n", "+", "-", "*", "/", "=", ";", ".", ",", ":", "?", "!", "(", ")")
-WORDS = tuple(
-    """a above again an and answer are as arithmetic at be by calculate can combine compute could do each equal equals exactly
-    example find for from game get give given gives goal has have hello help hello hey hi how i in into is it just left like
-    look looks make me must my need number numbers of on once one only operations out please problem puzzle reach result same
-    show solution solve step steps take target thank thanks that the them then these this those to total try use using want
-    way we what with would wrong yes you your""".split()
-)
+_WORDS = """
+a above again an and answer are as arithmetic at be by calculate can combine compute could do each equal equals exactly example find
+for from game get give given gives goal has have hello help hey hi how i in into is it just left like look looks make me must my need
+number numbers of on once one only operations out please problem puzzle reach result same show solution solve step steps take target
+thank thanks that the them then these this those to total try use using want way we what with would wrong yes you your
+"""
+WORDS = tuple(_WORDS.split())
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

@@ -1,41 +1,178 @@
-"""The recipe (first stage)."""
+"""The recipe: `python -m fleet.train STAGE`. One stage a function, in the order of STAGES; each leaves files in the scratch folder and
+resumes where it was killed. Weights are published to the output folder, figures and cards by `evaluate`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import LlamaForCausalLM, LlamaForTokenClassification
 
+from fleet import revise
+from fleet import reward as prm
 from fleet.data import SIZES as NUMBERS
 from fleet.data import Rows, training_rows
-from fleet.fitting import Plan, fit, next_token_loss
+from fleet.files import ROOT, load, publish
+from fleet.fitting import Plan, Progress, fit, next_token_loss
 from fleet.models import SIZES, new_model
+from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
+from fleet.split import Split
 
-PER_K = {"small": 96, "large": 64}
+SCRATCH = Path(".fleet-train")
+PER_SIZE = {"small": 96, "large": 64}
+MINUTES = {"small": 27.0, "large": 68.0, "reward": 8.0, "revise": 9.0}
+
+EXAMPLES = """examples:
+  python -m fleet.train all                      everything, about two and a half hours on two cores
+  python -m fleet.train small --minutes 27       one stage; Ctrl-C, then --resume goes on from the last minute
+  python -m fleet.train large --device cuda      on a GPU
+  python -m fleet.train evaluate                 figures and cards from the published weights
+
+stages, in order: small, rollouts, reward, revise, large, evaluate. small and large are independent: run them side by side."""
 
 
-def base_batches(name: str):
+@dataclass(frozen=True)
+class Run:
+    """One invocation: where, how long, from which seed."""
+
+    minutes: float | None
+    seed: int
+    device: str
+    out: Path
+    scratch: Path
+    resume: bool
+
+    def plan(self, stage: str, muon_rate: float = 0.02, adam_rate: float = 0.005) -> Plan:
+        """The stage's budget, with its checkpoint removed unless resuming."""
+        if not self.resume:
+            self.checkpoint(stage).unlink(missing_ok=True)
+        return Plan(self.minutes or MINUTES[stage], muon_rate=muon_rate, adam_rate=adam_rate, seed=self.seed)
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage's state lies."""
+        return self.scratch / f"{stage}.pt"
+
+
+def train_base(run: Run, name: str) -> None:
+    """A language model from nothing, on endless solved puzzles."""
+    torch.manual_seed(run.seed)
+    model = new_model(SIZES[name])
+    model.config._attn_implementation = "eager"  # the fused kernel's backward is twice as slow in bf16 on a CPU
+
     def batches(rng: np.random.Generator) -> list[Rows]:
-        return [training_rows(rng, k, PER_K[name]) for k in NUMBERS]
+        return [training_rows(rng, k, PER_SIZE[name]) for k in NUMBERS]
 
-    return batches
+    progress = fit(model, batches, next_token_loss, run.plan(name), run.checkpoint(name), run.device)
+    finish(run, name, model, progress)
+    if name == "small":
+        publish(model, run.scratch / "small-base")
+
+
+def finish(run: Run, name: str, model: Any, progress: Progress) -> None:
+    """Publish the weights, and note what they took."""
+    publish(model, run.out / name)
+    notes = run.scratch / "notes.json"
+    known = json.loads(notes.read_text()) if notes.exists() else {}
+    stage = known.setdefault(name, {})
+    stage.update(asdict(progress), seed=run.seed, device=run.device)
+    notes.write_text(json.dumps(known, indent=1))
+
+
+ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (4000, 6), "validation": (250, 8)}
+
+
+def make_rollouts(run: Run) -> None:
+    """Marked answers of small, and of large where it exists already."""
+    sources = {"small": run.scratch / "small-base", "large": run.out / "large"}
+    for name, folder in sources.items():
+        if not (folder / "config.json").exists():
+            continue
+        model = load(folder, LlamaForCausalLM, run.device)
+        for side, (puzzles, n) in ROLLOUTS.items():
+            groups = new_groups(run.seed + len(name), puzzles if name == "small" else puzzles // 4, side)
+            save_groups(roll_out(model, groups, n, run.seed, label=f"{name} {side}"), run.scratch / f"{name}-{side}.jsonl.gz")
+
+
+def gathered(run: Run, side: str) -> list[Group]:
+    """All rollouts of one side."""
+    return [group for path in sorted(run.scratch.glob(f"*-{side}.jsonl.gz")) for group in load_groups(path)]
+
+
+def train_reward(run: Run) -> None:
+    """The process reward model from small's body, then its calibration on validation puzzles."""
+    torch.manual_seed(run.seed)
+    model = prm.new_reward(load(run.scratch / "small-base", LlamaForCausalLM, run.device))
+    model.config._attn_implementation = "eager"
+    batches = prm.reward_batches(prm.pools(gathered(run, "train")))
+    plan = run.plan("reward", muon_rate=0.01, adam_rate=0.002)
+    progress = fit(model, batches, prm.step_loss, plan, run.checkpoint("reward"), run.device)
+    finish(run, "reward", model, progress)
+    logits, correct = prm.scored_steps(model, gathered(run, "validation"))
+    calibration = prm.calibrate(np.concatenate(logits), np.concatenate(correct))
+    (run.out / "reward" / "calibration.json").write_text(json.dumps(asdict(calibration)) + "\n")
+    final = prm.auc(np.array([row[-1] for row in logits]), np.array([row[-1] for row in correct]))
+    print(f"reward: AUC on final answers of validation puzzles {final:.3f}")
+
+
+def train_revise(run: Run) -> None:
+    """Small learns to revise; the result replaces small."""
+    base = load(run.scratch / "small-base", LlamaForCausalLM, run.device)
+    judge = load(run.out / "reward", LlamaForTokenClassification, run.device)
+    calibration = prm.Calibration(**json.loads((run.out / "reward" / "calibration.json").read_text()))
+    groups = load_groups(run.scratch / "small-train.jsonl.gz")
+    chains = revise.collect(base, judge, calibration, groups, run.seed)
+    base.config._attn_implementation = "eager"
+    plan = run.plan("revise", muon_rate=0.006, adam_rate=0.0015)
+    progress = fit(base, revise.revision_batches(chains), next_token_loss, plan, run.checkpoint("revise"), run.device)
+    finish(run, "small", base, progress)
+
+
+def evaluate(run: Run) -> None:
+    """Figures and cards."""
+    from fleet.evaluate import evaluate_all
+
+    evaluate_all(run.out, run.scratch, run.seed, run.device)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "small": lambda run: train_base(run, "small"),
+    "rollouts": make_rollouts,
+    "reward": train_reward,
+    "revise": train_revise,
+    "large": lambda run: train_base(run, "large"),
+    "evaluate": evaluate,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("stage")
-    parser.add_argument("--minutes", type=float)
+    """Parse the command line and run one stage, or all."""
+    parser = argparse.ArgumentParser(
+        "python -m fleet.train",
+        description="Train the embedded fleet.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("--minutes", type=float, help="budget of a stage in processor minutes; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--out", type=Path, default=ROOT, help="where model folders are published")
+    parser.add_argument("--scratch", type=Path, default=SCRATCH, help="checkpoints and rollouts; safe to delete")
+    parser.add_argument("--resume", action="store_true", help="go on from the stage's last checkpoint")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.manual_seed(args.seed)
-    model = new_model(SIZES[args.stage])
-    model.config._attn_implementation = "eager"
-    plan = Plan(minutes=args.minutes, seed=args.seed)
-    out = Path(".fleet-train")
-    fit(model, base_batches(args.stage), next_token_loss, plan, out / f"{args.stage}.pt")
+    torch.set_num_threads(args.threads)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    run = Run(args.minutes, args.seed, device, args.out, args.scratch, args.resume)
+    for name in STAGES if args.stage == "all" else [args.stage]:
+        STAGES[name](run)
 
 
 if __name__ == "__main__":
