@@ -11,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import aiohttp
 from pydantic import Field, SecretStr, field_validator
 
 from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
-from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, with_usage
-from adapters.options import RemoteOptions, resolve_secret
+from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, retry_after_s, with_usage
+from adapters.options import RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.sse import EventParser, LineTooLong
 from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price
@@ -185,18 +183,12 @@ class OpenAIBackend:
             payload = json.loads(await self._read(response))
         except ValueError:
             payload = None
-        said = self._redacted(message_of(payload) or str(response.reason))
+        said = redacted(message_of(payload) or str(response.reason), self._secrets)
         return error_for(self.name, response.status, said, code_of(payload), retry_after_s(response.headers))
 
     def excerpt(self, body: bytes) -> str:
         """The beginning of what a server sent, fit for a message."""
-        return repr(self._redacted(body[:80].decode("utf-8", "replace")))
-
-    def _redacted(self, text: str) -> str:
-        """A text without any of the secrets that were sent; some servers repeat what they got."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return repr(redacted(body[:80].decode("utf-8", "replace"), self._secrets))
 
 
 class _Events:
@@ -256,26 +248,6 @@ def _secret_headers(name: str, options: OpenAIOptions) -> dict[str, str]:
     else:
         key = os.environ.get("OPENAI_API_KEY", "") if options.base_url == OPENAI else ""
     return {"Authorization": f"Bearer {key.strip()}", **headers} if key else headers
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if it does not say."""
-    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
-        return max(0.0, milliseconds / 1000)
-    said = headers.get("Retry-After", "")
-    if (seconds := _number(said)) is not None:
-        return max(0.0, seconds)
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def _whole(choice: Choice, index: int) -> Delta:

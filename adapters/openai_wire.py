@@ -6,8 +6,11 @@ says beyond the protocol is passed on.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendUnavailable
@@ -257,3 +260,24 @@ def error_for(backend: str, status: int, message: str, code: str | None = None, 
     if 300 <= status < 400:
         return BackendMalformed(backend, f"status {status}, a redirection; give the final address as base_url")
     return BackendRefused(backend, message or f"status {status} without a reason", status=status, code=code)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if it does not say."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return max(0.0, milliseconds / 1000)
+    said = headers.get("Retry-After", "")
+    if (seconds := _number(said)) is not None:
+        return max(0.0, seconds)
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

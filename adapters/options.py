@@ -6,6 +6,7 @@ Each adapter's own options stand beside the adapter.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -40,6 +41,13 @@ def resolve_secret(value: str, where: str) -> str:
     if not os.environ.get(variable):
         raise MissingExtra(f"{where}: the environment variable {variable} is not set; export it, or name another one")
     return os.environ[variable]
+
+
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """A text of somebody else's without the secrets that were sent; some servers repeat what they got."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 class RemoteOptions(Options):

@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 
 Body = dict[str, Any]
-VOCABULARY = "river stone lamp green seven cloud paper north wheel apple quiet storm".split()
+VOCABULARY = ["river", "stone", "lamp", "green", "seven", "cloud", "paper", "north", "wheel", "apple", "quiet", "storm"]
 TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Berlin"}'}}
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from adapters import openai as openai_module
 from adapters import sse
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable, MissingExtra
 from adapters.guarded import Guarded
-from adapters.openai import OpenAIBackend, OpenAIOptions, retry_after_s
+from adapters.openai import OpenAIBackend, OpenAIOptions
+from adapters.openai_wire import retry_after_s
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.scripted import scripted
 from adapters.sse import EventParser
@@ -272,7 +274,14 @@ async def test_an_overloaded_server_says_when_to_come_back(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "expected"),
-    [({"Retry-After": "1.5"}, 1.5), ({"retry-after-ms": "250"}, 0.25), ({"Retry-After": "soon"}, None), ({}, None), ({"Retry-After": "-3"}, 0)],
+    [
+        ({"Retry-After": "1.5"}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"Retry-After": "-3"}, 0),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "inf"}, None),
+        ({}, None),
+    ],
 )
 def test_retry_after_is_read_in_its_forms(headers: dict[str, str], expected: float | None) -> None:
     """Seconds, milliseconds and nonsense; never a negative wait."""
@@ -398,7 +407,7 @@ def test_events_do_not_depend_on_how_the_bytes_are_cut(cuts: list[int], end: str
     text = noise + "".join("".join(f"data: {line}{end}" for line in event.split("\n")) + end + noise for event in EVENTS)
     data, bounds = text.encode(), sorted({0, *(c for c in cuts if c < len(text.encode())), len(text.encode())})
     parser = EventParser()
-    assert [e for a, b in zip(bounds, bounds[1:], strict=False) for e in parser.feed(data[a:b])] == EVENTS
+    assert [e for a, b in pairwise(bounds) for e in parser.feed(data[a:b])] == EVENTS
 
 
 def test_the_last_event_needs_no_empty_line() -> None:

@@ -1,0 +1,133 @@
+"""Every provider that LiteLLM knows, by LiteLLM's names for the models (`anthropic/claude-...`, `bedrock/...`), through its library.
+
+A call costs about 5 ms of CPU, so what speaks OpenAI's protocol goes through `openai.py` instead. LiteLLM is imported when the first
+backend of this kind is built (3 s), reads its price list from its package and not from the network, and neither retries nor reports home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+
+from adapters.errors import BackendError, BackendTimeout
+from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, with_usage
+from adapters.options import RemoteOptions, redacted, resolve_secret
+from adapters.pricing import estimate_input_tokens, listed
+from adapters.types import Call, ChatRequest, Delta, Features, Price
+
+CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicyViolationError": "content_policy_violation"}
+"""LiteLLM's names for refusals that have a code of their own in OpenAI's API."""
+
+SECRET = ("key", "secret", "token", "password")
+"""Arguments with one of these in their name are never shown."""
+
+
+class LiteLLMOptions(RemoteOptions):
+    """Which model, and what LiteLLM is to be told about it."""
+
+    kind: Literal["litellm"] = "litellm"
+    api_key: SecretStr | None = Field(None, description="or os.environ/NAME; unset: the variable that LiteLLM reads for this provider")
+    api_base: str | None = Field(None, description="where the provider's API is, if not where LiteLLM thinks")
+    drop_params: bool = Field(False, description="leave out what the provider does not support, instead of refusing the request")
+    litellm_params: dict[str, Any] = Field({}, description="further arguments of litellm.acompletion; texts may be os.environ/NAME")
+    native_n: bool = Field(False, description="the provider draws several answers in one call")
+    continues_prefix: bool = Field(False, description="the provider goes on from a last message of the assistant's (`prefix: true`)")
+    logprobs: bool = Field(False, description="the provider gives log-probabilities")
+
+
+class LiteLLMBackend:
+    """One model, through LiteLLM."""
+
+    def __init__(self, name: str, options: LiteLLMOptions) -> None:
+        self.name = name
+        self._options = options
+        line = listed(options.model)
+        self.price = options.price or (line.price if line else Price())
+        context = options.max_context or (line.max_context if line else None)
+        self.features = Features(options.continues_prefix, options.native_n, options.logprobs, context)
+        self._params = _params(name, options)
+        self._secrets = [v for k, v in self._params.items() if isinstance(v, str) and any(word in k for word in SECRET)]
+        self._litellm = _import()
+
+    async def complete(self, request: ChatRequest, call: Call) -> None:
+        """One call; providers without `n` give one answer whatever it says."""
+        answer = await self._ask(request, call, stream=False)
+        read_answer(self.name, answer.model_dump(warnings=False), call)
+        self._charge(call, getattr(answer, "_hidden_params", {}).get("response_cost"))
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
+        """The answer as it comes; LiteLLM counts the tokens where the provider does not."""
+        chunks = await self._ask(request, call, stream=True)
+        reader, cancelled = StreamReader(self.name, call), False
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    for delta in reader.read(chunk.model_dump(warnings=False)):
+                        yield delta
+            for delta in reader.finish(done=True):
+                yield delta
+        except self._litellm.exceptions.openai.OpenAIError as error:
+            raise self._error(error) from None
+        except (asyncio.CancelledError, GeneratorExit):
+            cancelled = True
+            raise
+        finally:
+            reader.end(cancelled)
+            self._charge(call, call.reported_usd)
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        """An estimate: about four bytes a token. LiteLLM's own counter loads tokenizers and takes milliseconds."""
+        return estimate_input_tokens(request)
+
+    async def aclose(self) -> None:
+        """Nothing of our own: LiteLLM shares its connections among all its models and closes them when the process ends."""
+
+    async def _ask(self, request: ChatRequest, call: Call, *, stream: bool) -> Any:
+        """LiteLLM's answer or stream. The prompt is charged from here on, unless the provider did not take it."""
+        body = body_of(request, self._options.model, self._options.max_tokens)
+        if request.continue_final:
+            body["messages"][-1] = {**body["messages"][-1], "prefix": True}
+        call.input_tokens, call.estimated = self.count_tokens(request), True
+        try:
+            return await self._litellm.acompletion(**{**(with_usage(body) if stream else body), **self._params})
+        except self._litellm.exceptions.openai.OpenAIError as error:
+            call.input_tokens, call.estimated = 0, False
+            raise self._error(error) from None
+
+    def _charge(self, call: Call, cost_usd: float | None) -> None:
+        """LiteLLM's figure knows of cached prompts and the like; a configured price wins over it."""
+        call.reported_usd = None if self._options.price is not None else cost_usd or None
+
+    def _error(self, error: Exception) -> BackendError:
+        """Our error for one of LiteLLM's; its message is cut to what the provider said, without the traceback that may follow."""
+        said = redacted(str(error).strip().split("\n")[0][:500], self._secrets)
+        if isinstance(error, self._litellm.Timeout):
+            return BackendTimeout(self.name, said)
+        headers = getattr(error, "litellm_response_headers", None) or {}
+        status = int(getattr(error, "status_code", None) or 500)
+        return error_for(self.name, status, said, CODES.get(type(error).__name__), retry_after_s(headers))
+
+
+def _import() -> Any:
+    """LiteLLM, told to stay at home: it fetches its price list when it is imported, unless this variable is set before."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    litellm.telemetry, litellm.suppress_debug_info = False, True
+    return litellm
+
+
+def _params(name: str, options: LiteLLMOptions) -> dict[str, Any]:
+    """The arguments that are the same for each call. Retrying is the router's business, and metered there."""
+    where = f"backends.{name}.litellm_params"
+    params = {k: resolve_secret(v, f"{where}.{k}") if isinstance(v, str) else v for k, v in options.litellm_params.items()}
+    if options.api_key is not None:
+        params["api_key"] = resolve_secret(options.api_key.get_secret_value(), f"backends.{name}.api_key")
+    if options.api_base is not None:
+        params["api_base"] = options.api_base
+    return {"timeout": options.timeout_s, "drop_params": options.drop_params, **params, "num_retries": 0, "max_retries": 0}
