@@ -19,7 +19,7 @@ from fleet import reward as prm
 from fleet.cards import write_card
 from fleet.data import SIZES
 from fleet.files import load
-from fleet.revise import compare
+from fleet.revise import as_groups, compare, play
 from fleet.rollouts import Group, new_groups, roll_out
 from fleet.split import HELD_OUT_GAME24
 
@@ -38,8 +38,10 @@ def evaluate_all(out: Path, scratch: Path, seed: int, device: str) -> None:
         figures = {"held_out": pass_figures(groups), "game24_901_1000": _pass_at(human[name])}
         _write(out / name, figures, notes.get(name, {}), name)
     reward = load(out / "reward", LlamaForTokenClassification, device)
-    _write(out / "reward", reward_figures(reward, out, answered), notes.get("reward", {}), "reward")
-    _write(out / "small", {"revision": _revision(out, reward, answered["small"], seed, device)}, {}, "small")
+    rounds, revised = _revision(out, reward, answered["small"], seed, device)
+    _write(out / "small", {"revision": rounds}, {}, "small")
+    judged = {name: _first(groups, 16) for name, groups in answered.items()} | {"revised": revised}
+    _write(out / "reward", reward_figures(reward, out, judged), notes.get("reward", {}), "reward")
 
 
 def _answers(folder: Path, groups: Sequence[Group], seed: int, device: str) -> list[Group]:
@@ -87,10 +89,10 @@ def interval(values: NDArray[np.float64], draws: int = 2000) -> list[float]:
     return [round(float(x), 4) for x in (values.mean(), low, high)]
 
 
-def reward_figures(reward: Any, out: Path, answered: dict[str, list[Group]], answers_each: int = 16) -> Figures:
+def reward_figures(reward: Any, out: Path, answered: dict[str, list[Group]]) -> Figures:
     """AUC on final answers and at each step, calibration error, for the answers of each model."""
     calibration = prm.Calibration(**json.loads((out / "reward" / "calibration.json").read_text()))
-    return {name: _reward_on(reward, calibration, _first(groups, answers_each)) for name, groups in answered.items()}
+    return {name: _reward_on(reward, calibration, groups) for name, groups in answered.items()}
 
 
 def _first(groups: Sequence[Group], n: int) -> list[Group]:
@@ -116,7 +118,7 @@ def _reward_on(reward: Any, calibration: prm.Calibration, groups: Sequence[Group
     }
 
 
-def _revision(out: Path, reward: Any, groups: Sequence[Group], seed: int, device: str) -> list[Figures]:
+def _revision(out: Path, reward: Any, groups: Sequence[Group], seed: int, device: str) -> tuple[list[Figures], list[Group]]:
     calibration = prm.Calibration(**json.loads((out / "reward" / "calibration.json").read_text()))
-    rounds = compare(load(out / "small", LlamaForCausalLM, device), reward, calibration, groups, seed)
-    return [{key: round(value, 4) for key, value in asdict(row).items()} for row in rounds]
+    trials = play(load(out / "small", LlamaForCausalLM, device), reward, calibration, groups, seed)
+    return [{key: round(value, 4) for key, value in asdict(row).items()} for row in compare(trials, groups)], as_groups(trials)

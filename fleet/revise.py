@@ -181,6 +181,53 @@ def _talk_rows(rng: np.random.Generator, pairs: list[tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A chain that was played to its end: every answer in order, and whether the last one is right."""
+
+    chain: Chain
+    answers: tuple[str, ...]
+    solved: bool
+
+
+def play(
+    model: Any, reward: Any, calibration: Calibration, groups: Sequence[Group], seed: int, chains_per_puzzle: int = 4, rounds: int = 4
+) -> list[Trial]:
+    """Revision as the strategy does it, until the checker is content or the rounds are over."""
+    rng, tokenizer = np.random.default_rng(seed), build_tokenizer()
+    fresh = [Chain(g.numbers, g.target, int(rng.integers(len(PHRASINGS))), g.solution) for g in groups for _ in range(chains_per_puzzle)]
+    done: list[Trial] = []
+    going = fresh
+    for attempt in range(1, rounds + 1):
+        sampled = sample(model, [chain.ids(tokenizer) for chain in going], 1, seed + attempt, label=f"round {attempt}")
+        answers = tokenizer.batch_decode([rows[0] for rows in sampled], skip_special_tokens=True)
+        trials = [
+            Trial(chain, (*chain.attempts, answer), check(chain.first_prompt, answer) == 1.0)
+            for chain, answer in zip(going, answers, strict=True)
+        ]
+        done += [trial for trial in trials if trial.solved or attempt == rounds]
+        going = _told([trial for trial in trials if not trial.solved], reward, calibration) if attempt < rounds else []
+        if not going:
+            break
+    return done
+
+
+def _told(trials: Sequence[Trial], reward: Any, calibration: Calibration) -> list[Chain]:
+    """Failed trials as chains that end with the verdict on the last answer."""
+    chains, attempts = [trial.chain for trial in trials], [trial.answers[-1] for trial in trials]
+    steps = judge(chains, attempts, reward, calibration)
+    return [_extend(chain, attempt, verdict(step)) for chain, attempt, step in zip(chains, attempts, steps, strict=True)]
+
+
+def as_groups(trials: Sequence[Trial]) -> list[Group]:
+    """The revised answers (not the first ones) as marked answers, for the reward model to learn from."""
+    return [
+        Group(t.chain.numbers, t.chain.target, t.chain.solution, t.answers[1:], (*[False] * (len(t.answers) - 2), t.solved))
+        for t in trials
+        if len(t.answers) > 1
+    ]
+
+
+@dataclass(frozen=True)
 class Round:
     """One round of revision beside resampling: of the puzzles still unsolved, the share solved by this attempt."""
 
@@ -190,30 +237,16 @@ class Round:
     unsolved: int
 
 
-def compare(
-    model: Any,
-    reward: Any,
-    calibration: Calibration,
-    groups: Sequence[Group],
-    seed: int,
-    chains_per_puzzle: int = 4,
-    rounds: int = 4,
-) -> list[Round]:
-    """Revision chains against independent samples: the same puzzles, the same number of attempts, the checker as judge of success.
-    `groups` carry the independent samples, at least `rounds` each."""
-    rng = np.random.default_rng(seed)
-    fresh = [Chain(g.numbers, g.target, int(rng.integers(len(PHRASINGS))), g.solution) for g in groups for _ in range(chains_per_puzzle)]
-    tokenizer, results = build_tokenizer(), []
-    failing = [float(np.mean([_all_fail(g, r) for g in groups])) for r in range(rounds + 1)]
-    going = fresh
+def compare(trials: Sequence[Trial], groups: Sequence[Group], rounds: int = 4) -> list[Round]:
+    """Revision chains against independent samples of the same puzzles, with the same number of attempts. `groups` carry the independent
+    samples, at least `rounds` each."""
+    failing = [float(np.mean([_all_fail(group, draws) for group in groups])) for draws in range(rounds + 1)]
+    results = []
     for attempt in range(1, rounds + 1):
-        sampled = sample(model, [chain.ids(tokenizer) for chain in going], 1, seed + attempt, label=f"round {attempt}")
-        answers = [tokenizer.decode(rows[0], skip_special_tokens=True) for rows in sampled]
-        wrong = [(c, a) for c, a in zip(going, answers, strict=True) if check(c.first_prompt, a) == 0.0]
-        results.append(Round(attempt, 1 - len(wrong) / len(going), 1 - failing[attempt] / failing[attempt - 1], len(going)))
-        chains, attempts = [c for c, _ in wrong], [a for _, a in wrong]
-        steps = judge(chains, attempts, reward, calibration)
-        going = [_extend(c, a, verdict(s)) for c, a, s in zip(chains, attempts, steps, strict=True)]
+        tried = [trial for trial in trials if len(trial.answers) >= attempt]
+        solved = sum(trial.solved and len(trial.answers) == attempt for trial in tried)
+        resampled = 1 - failing[attempt] / failing[attempt - 1]
+        results.append(Round(attempt, solved / max(1, len(tried)), resampled, len(tried)))
     return results
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,15 +28,15 @@ from fleet.split import Split
 
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
-MINUTES = {"small": 27.0, "large": 68.0, "reward": 8.0, "revise": 9.0}
+MINUTES = {"small": 20.0, "large": 64.0, "reward": 8.0, "revise": 9.0, "refresh": 4.0}
 
 EXAMPLES = """examples:
   python -m fleet.train all                      everything, about two and a half hours on two cores
-  python -m fleet.train small --minutes 27       one stage; Ctrl-C, then --resume goes on from the last minute
+  python -m fleet.train small --minutes 20       one stage; Ctrl-C, then --resume goes on from the last minute
   python -m fleet.train large --device cuda      on a GPU
   python -m fleet.train evaluate                 figures and cards from the published weights
 
-stages, in order: small, rollouts, reward, revise, large, evaluate. small and large are independent: run them side by side."""
+stages, in order: small, rollouts, reward, revise, large, refresh, evaluate. large needs nothing of the ones before: run it beside them."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,39 @@ def finish(run: Run, name: str, model: Any, progress: Progress) -> None:
 
 
 ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (4000, 6), "validation": (250, 8)}
+FINAL_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 
 
 def make_rollouts(run: Run) -> None:
-    """Marked answers of small, and of large where it exists already."""
-    sources = {"small": run.scratch / "small-base", "large": run.out / "large"}
-    for name, folder in sources.items():
-        if not (folder / "config.json").exists():
-            continue
-        model = load(folder, LlamaForCausalLM, run.device)
-        for side, (puzzles, n) in ROLLOUTS.items():
-            groups = new_groups(run.seed + len(name), puzzles if name == "small" else puzzles // 4, side)
-            save_groups(roll_out(model, groups, n, run.seed, label=f"{name} {side}"), run.scratch / f"{name}-{side}.jsonl.gz")
+    """Marked answers of small, before it learned to revise."""
+    roll(run, "small", run.scratch / "small-base", ROLLOUTS)
+
+
+def roll(run: Run, name: str, folder: Path, wanted: dict[Split, tuple[int, int]]) -> None:
+    """Marked answers of one model to fresh puzzles of each side."""
+    model = load(folder, LlamaForCausalLM, run.device)
+    for side, (puzzles, n) in wanted.items():
+        groups = new_groups(run.seed + zlib.crc32(name.encode()), puzzles, side)
+        save_groups(roll_out(model, groups, n, run.seed, label=f"{name} {side}"), run.scratch / f"{name}-{side}.jsonl.gz")
+
+
+def refresh_reward(run: Run) -> None:
+    """Bring the reward model up to what it will see: answers of the final small and large, and revised ones."""
+    judge, calibration = published_reward(run)
+    roll(run, "final-small", run.out / "small", FINAL_ROLLOUTS)
+    roll(run, "large", run.out / "large", FINAL_ROLLOUTS)
+    small = load(run.out / "small", LlamaForCausalLM, run.device)
+    for side, (puzzles, _) in FINAL_ROLLOUTS.items():
+        groups = new_groups(run.seed + 1, puzzles, side)
+        trials = revise.play(small, judge, calibration, groups, run.seed, chains_per_puzzle=1)
+        save_groups(revise.as_groups(trials), run.scratch / f"revised-{side}.jsonl.gz")
+    fit_reward(run, judge, "refresh")
+
+
+def published_reward(run: Run) -> tuple[Any, prm.Calibration]:
+    """The reward model and its calibration, as published."""
+    folder = run.out / "reward"
+    return load(folder, LlamaForTokenClassification, run.device), prm.Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 
 def gathered(run: Run, side: str) -> list[Group]:
@@ -108,24 +130,27 @@ def gathered(run: Run, side: str) -> list[Group]:
 def train_reward(run: Run) -> None:
     """The process reward model from small's body, then its calibration on validation puzzles."""
     torch.manual_seed(run.seed)
-    model = prm.new_reward(load(run.scratch / "small-base", LlamaForCausalLM, run.device))
+    fit_reward(run, prm.new_reward(load(run.scratch / "small-base", LlamaForCausalLM, run.device)), "reward")
+
+
+def fit_reward(run: Run, model: Any, stage: str) -> None:
+    """Train on all rollouts there are, publish, calibrate."""
     model.config._attn_implementation = "eager"
     batches = prm.reward_batches(prm.pools(gathered(run, "train")))
-    plan = run.plan("reward", muon_rate=0.01, adam_rate=0.002)
-    progress = fit(model, batches, prm.step_loss, plan, run.checkpoint("reward"), run.device)
+    plan = run.plan(stage, muon_rate=0.01, adam_rate=0.002)
+    progress = fit(model, batches, prm.step_loss, plan, run.checkpoint(stage), run.device)
     finish(run, "reward", model, progress)
     logits, correct = prm.scored_steps(model, gathered(run, "validation"))
     calibration = prm.calibrate(np.concatenate(logits), np.concatenate(correct))
     (run.out / "reward" / "calibration.json").write_text(json.dumps(asdict(calibration)) + "\n")
     final = prm.auc(np.array([row[-1] for row in logits]), np.array([row[-1] for row in correct]))
-    print(f"reward: AUC on final answers of validation puzzles {final:.3f}")
+    print(f"{stage}: AUC on final answers of validation puzzles {final:.3f}")
 
 
 def train_revise(run: Run) -> None:
     """Small learns to revise; the result replaces small."""
     base = load(run.scratch / "small-base", LlamaForCausalLM, run.device)
-    judge = load(run.out / "reward", LlamaForTokenClassification, run.device)
-    calibration = prm.Calibration(**json.loads((run.out / "reward" / "calibration.json").read_text()))
+    judge, calibration = published_reward(run)
     groups = load_groups(run.scratch / "small-train.jsonl.gz")
     chains = revise.collect(base, judge, calibration, groups, run.seed)
     base.config._attn_implementation = "eager"
@@ -147,6 +172,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "reward": train_reward,
     "revise": train_revise,
     "large": lambda run: train_base(run, "large"),
+    "refresh": refresh_reward,
     "evaluate": evaluate,
 }
 
