@@ -11,7 +11,7 @@ A scored answer moves the weights (`Belief.after`). Nothing here knows a price o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,9 +49,9 @@ class Success:
     slope: float = 1.0
     spread: float = DEFAULT_SPREAD
 
-    def logits(self, feature: float) -> Array:
-        """Logit of the chance at each node, shape [J]."""
-        return self.intercept + self.slope * feature + self.spread * NODES
+    def line(self, feature: float) -> tuple[float, float]:
+        """The logit as a line in u: (at u = 0, slope)."""
+        return self.intercept + self.slope * feature, self.spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,21 +125,27 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Belief:
-    """Weights over the nodes, each backend's logit at each node, and the answers seen so far."""
+    """Weights over the nodes, each backend's logit as a line in u, and the answers seen so far."""
 
-    weights: Array
-    logits: Mapping[str, Array]
+    lines: Mapping[str, tuple[float, float]]
+    """By backend: logit of the chance at u = 0, and its slope in u."""
+    weights: Array = field(default_factory=lambda: PRIOR)
     evidence: tuple[Evidence, ...] = ()
     source: str = "probe"
-    """Where the estimate came from: probe, heuristic, fallback."""
+    """Where the estimate came from: probe, heuristic, none."""
     tempering: float = 1.0
     """Exponent on the likelihoods, at most 1: answers to one prompt err together more than the model says."""
 
     @classmethod
     def prior(cls, features: Mapping[str, float], success: Mapping[str, Success], source: str = "probe", tempering: float = 1.0) -> Belief:
         """Before the first call. `features` are e_m(x) by backend; a backend without a fitted `Success` takes e_m(x) for its logit."""
-        logits = {name: success.get(name, Success()).logits(feature) for name, feature in features.items()}
-        return cls(PRIOR, logits, (), source, tempering)
+        lines = {name: success.get(name, Success()).line(feature) for name, feature in features.items()}
+        return cls(lines, source=source, tempering=tempering)
+
+    @cached_property
+    def logits(self) -> Mapping[str, Array]:
+        """By backend: logit of the chance at each node, shape [J]."""
+        return {name: centre + slope * NODES for name, (centre, slope) in self.lines.items()}
 
     def p_correct(self, backend: str, channel: Channel = PLAIN) -> float:
         """Chance that the next draw of this backend is right."""
@@ -153,6 +159,11 @@ class Belief:
             weights = weights * (p * answer.if_right + (1 - p) * answer.if_wrong) ** self.tempering
             weights = weights / weights.sum()
         return replace(self, weights=weights, evidence=self.evidence + seen)
+
+    @property
+    def before(self) -> Belief:
+        """The belief as it was before the first answer."""
+        return replace(self, weights=PRIOR, evidence=())
 
     def right_by_node(self, answer: Evidence) -> Array:
         """Chance at each node that an answer seen is right, shape [J]."""
@@ -176,17 +187,19 @@ class Belief:
             return None
         return self.right_by_node(self.evidence[self.chances.index(self.best)])
 
-    @property
-    def before(self) -> Belief:
-        """The belief as it was before the first answer."""
-        return replace(self, weights=PRIOR, evidence=())
-
     def as_json(self) -> dict[str, Any]:
-        """For the decision log: enough to build the same belief again."""
+        """For the decision log: `from_json` builds the same belief again."""
         return {
             "source": self.source,
             "tempering": self.tempering,
-            "p_correct": {name: round(self.p_correct(name), 4) for name in self.logits},
-            "logits_at_0": {name: round(float(values[len(NODES) // 2]), 6) for name, values in self.logits.items()},
-            "answers": [round(chance, 4) for chance in self.chances],
+            "p_correct": {name: self.p_correct(name) for name in self.lines},
+            "lines": {name: list(line) for name, line in self.lines.items()},
+            "evidence": [[e.backend, e.channel.shift, e.channel.slope, e.if_right, e.if_wrong] for e in self.evidence],
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Belief:
+        """The belief that `as_json` wrote."""
+        lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
+        seen = [Evidence(row[0], Channel(row[1], row[2]), row[3], row[4]) for row in data["evidence"]]
+        return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)

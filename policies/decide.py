@@ -35,7 +35,8 @@ def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optim
 def _forced(facts: Facts, plan: Plan) -> Decision:
     """The caller named the plan: it is run once, within the limits that hold for every plan."""
     if plan.key in facts.done:
-        return Decision(None, "stop", "the requested plan was run")
+        return Decision(None, "stop", "the plan was run")
     if reason := unfit(plan, facts):
         raise NothingToRun(f"{plan.key}: {reason}")
-    return Decision(plan, "forced", "the request names the plan")
+    why = "the request names the plan" if facts.forced_by == "forced" else "there is no estimate; the configuration says what to run then"
+    return Decision(plan, facts.forced_by, why)

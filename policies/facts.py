@@ -49,7 +49,8 @@ class Facts:
     down: frozenset[str] = frozenset()
     """Backends and verifiers that failed during this request or are known to be down."""
     forced: Plan | None = None
-    """The caller named the plan."""
+    """The plan that is run whatever it is worth: the caller named it, or the estimate is missing and the configuration says what then."""
+    forced_by: Literal["forced", "fallback"] = "forced"
 
     @property
     def left_usd(self) -> float:

@@ -1,0 +1,112 @@
+"""How the curves are fitted from labelled draws: success of each backend, scores of each verifier, channels, tokens, latency.
+
+Plain statistics on arrays: no model, no file, no policy. The estimators are maximum likelihood with a weak prior where a small log
+would otherwise give a wild number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize, nnls
+from scipy.special import expit, log_expit, logsumexp
+from sklearn.isotonic import IsotonicRegression
+
+from difficulty.belief import NODES, PRIOR, Array, Channel, Scores, Success
+from difficulty.curves import Latency, Tokens
+
+PRIOR_WEIGHT = 2.0
+"""Weak pull of slopes to 1 and of shifts to 0, in units of half a squared deviation."""
+
+
+def fit_success(features: Mapping[str, Array], right: Mapping[str, Array], draws: Mapping[str, Array]) -> dict[str, Success]:
+    """(intercept, slope, spread) of every backend, jointly, the latent difficulty integrated out.
+
+    Each mapping is by backend, arrays of shape [N] over prompts: e_m(x) (out of fold), right draws, draws (0 where it was not tried).
+    Maximises sum_i log sum_j w_j prod_m p_mj^k (1 - p_mj)^(n - k). The spread is known only where some prompts have two draws or more.
+    """
+    names = list(features)
+    e, k, n = (np.stack([np.asarray(rows[name], dtype=np.float64) for name in names]) for rows in (features, right, draws))
+
+    def loss(theta: Array) -> tuple[float, Array]:
+        a, b, t = theta.reshape(3, len(names), 1)
+        x = (a + b * e)[:, :, None] + (t[:, :, None] * NODES)
+        joint = (k[:, :, None] * log_expit(x) + (n - k)[:, :, None] * log_expit(-x)).sum(axis=0) + np.log(PRIOR)
+        total = logsumexp(joint, axis=1, keepdims=True)
+        pull = k[:, :, None] - n[:, :, None] * expit(x)
+        weighted = pull * np.exp(joint - total)
+        by_prompt = weighted.sum(axis=2)
+        grad = np.stack([by_prompt.sum(axis=1), (by_prompt * e).sum(axis=1), (weighted * NODES).sum(axis=(1, 2))])
+        off = np.stack([np.zeros(len(names)), theta.reshape(3, -1)[1] - 1, np.zeros(len(names))])
+        return float(-total.sum() + PRIOR_WEIGHT / 2 * (off**2).sum()), (PRIOR_WEIGHT * off - grad).ravel()
+
+    start = np.concatenate([np.zeros(len(names)), np.ones(len(names)), np.full(len(names), 0.7)])
+    bounds = [(-8, 8)] * len(names) + [(0, 5)] * len(names) + [(0.0, 6)] * len(names)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.reshape(3, len(names))
+    return {name: Success(*(float(v) for v in found[:, m])) for m, name in enumerate(names)}
+
+
+def posterior(
+    success: Mapping[str, Success], features: Mapping[str, Array], right: Mapping[str, Array], draws: Mapping[str, Array]
+) -> Array:
+    """Weights over the nodes for each prompt after its draws, shape [N, J]."""
+    joint = np.log(PRIOR)
+    for name, curve in success.items():
+        x = (curve.intercept + curve.slope * np.asarray(features[name], dtype=np.float64))[:, None] + curve.spread * NODES
+        k, n = np.asarray(right[name])[:, None], np.asarray(draws[name])[:, None]
+        joint = joint + k * log_expit(x) + (n - k) * log_expit(-x)
+    return np.asarray(np.exp(joint - logsumexp(joint, axis=1, keepdims=True)))
+
+
+def fit_channel(logits: Array, weights: Array, right: ArrayLike, *, slope: bool = False) -> Channel:
+    """How draws of another kind do on prompts whose plain logit is known: sigmoid(shift + slope * logit), the slope 1 unless asked for.
+
+    `logits` and `weights` are [N, J] over nodes, `right` [N] of 0 and 1.
+    """
+    y = np.asarray(right, dtype=np.float64)[:, None]
+
+    def loss(theta: Array) -> float:
+        x = theta[0] + theta[1] * logits if slope else theta[0] + logits
+        each = logsumexp(np.log(np.maximum(weights, 1e-300)) + y * log_expit(x) + (1 - y) * log_expit(-x), axis=1)
+        return float(-each.sum() + PRIOR_WEIGHT / 2 * (theta[0] ** 2 + (theta[1] - 1) ** 2))
+
+    if len(y) == 0:
+        return Channel()
+    shift, steep = minimize(loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(-6, 6), (0.2, 3.0)]).x
+    return Channel(float(shift), float(steep) if slope else 1.0)
+
+
+def fit_scores(scores: ArrayLike, right: ArrayLike, bins: int = 24) -> Scores:
+    """A verifier's score model: equal-mass bins, P(right | bin) made monotone by isotonic regression, likelihoods by Bayes."""
+    s, y = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1]))
+    k = np.searchsorted(edges, s, side="right")
+    count = np.bincount(k, minlength=len(edges) + 1) + 1e-3
+    base = float(np.clip(y.mean(), 0.01, 0.99))
+    share = (np.bincount(k, weights=y, minlength=len(count)) + base) / (count + 1)
+    rank = np.arange(len(count))
+    share = IsotonicRegression(y_min=1e-3, y_max=1 - 1e-3).fit(rank, share, sample_weight=count).predict(rank)
+    if_right, if_wrong = count * share, count * (1 - share)
+    return Scores(_floats(edges), _floats(if_right / if_right.sum()), _floats(if_wrong / if_wrong.sum()), base)
+
+
+def _floats(values: Array) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
+
+
+def fit_tokens(input_tokens: ArrayLike, output_tokens: ArrayLike) -> Tokens:
+    """Log-normal length of an answer, linear in the log of the prompt's length."""
+    x, y = (np.log(np.maximum(np.asarray(tokens, dtype=np.float64), 1)) for tokens in (input_tokens, output_tokens))
+    slope = float(np.cov(x, y)[0, 1] / (x.var(ddof=1) + 1e-3)) if len(x) > 2 else 0.0
+    rest = y - slope * x
+    return Tokens(float(rest.mean()), slope, float(max(rest.std(), 0.05)))
+
+
+def fit_latency(output_tokens: ArrayLike, seconds: ArrayLike) -> Latency:
+    """Seconds to begin and seconds a token, both at least 0, by least squares on relative errors; log-normal around them."""
+    tokens, s = np.asarray(output_tokens, dtype=np.float64), np.maximum(np.asarray(seconds, dtype=np.float64), 1e-6)
+    (first, each), _ = nnls(np.column_stack([np.ones_like(tokens), tokens]) / s[:, None], np.ones_like(s))
+    spread = np.log(s / np.maximum(first + each * tokens, 1e-6))
+    return Latency(float(first * np.exp(spread.mean())), float(each * np.exp(spread.mean())), float(max(spread.std(), 0.05)))

@@ -1,0 +1,75 @@
+"""The exact cache of answers: what its key is made of, and how an outcome is written down. Where it is kept is in `adapters/cache.py`.
+
+The key holds everything that changes the answer: the policy's digest, the effort asked for, every field of the request, and the
+namespace. Answers that were cut short, or made while something was down, are not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from adapters.cache import Cache
+from adapters.types import Choice
+from router.candidates import Candidate
+from router.job import Job
+from router.pipeline_types import Outcome
+
+FORMAT = 1
+
+
+class AnswerCache:
+    """Outcomes by request. Without a cache behind it, every look is a miss."""
+
+    def __init__(self, cache: Cache | None, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+        self.cache, self.ttl_s, self.clock = cache, ttl_s, clock
+
+    def key(self, job: Job) -> str:
+        """Sixty-four hex digits that change with anything that changes the answer."""
+        ask = job.ask
+        said = [
+            FORMAT, job.policy_name, job.parts.digest(job.policy), ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items()),
+            ask.max_cost_usd, ask.deadline_s, ask.min_quality, ask.plan.key if ask.plan else None,
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+    async def get(self, key: str, job: Job) -> Outcome | None:
+        """The outcome kept under the key, as this request's; None where there is none, or none young enough."""
+        if self.cache is None or job.ask.cache.no_cache:
+            return None
+        found = await self.cache.get(key)
+        if found is None:
+            return None
+        try:
+            entry = json.loads(found)
+            outcome = _outcome(entry["outcome"])
+            age_s = self.clock() - float(entry["stored_at"])
+        except (ValueError, TypeError, KeyError):  # not ours, or of another version: a miss
+            return None
+        if job.ask.cache.s_maxage_s is not None and age_s > job.ask.cache.s_maxage_s:
+            return None
+        decision = {**outcome.decision, "id": job.ask.id, "cached_from": outcome.id, "cost_usd": 0.0}
+        now = job.run.elapsed_s
+        return replace(outcome, id=job.ask.id, cached=True, cost_usd=0.0, latency_s=now, overhead_s=now, decision=decision)
+
+    async def put(self, key: str, job: Job, outcome: Outcome) -> None:
+        """Keep the outcome, unless the client or its own state forbids."""
+        control = job.ask.cache
+        if self.cache is None or control.no_store or outcome.truncated_by or outcome.degraded:
+            return
+        entry = {"stored_at": self.clock(), "outcome": asdict(outcome)}
+        await self.cache.set(key, json.dumps(entry).encode(), self.ttl_s if control.ttl_s is None else control.ttl_s)
+
+
+def _outcome(data: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**data, "candidates": tuple(_candidate(row) for row in data["candidates"]), "degraded": tuple(data["degraded"])})
+
+
+def _candidate(data: Mapping[str, Any]) -> Candidate:
+    choice = data["choice"]
+    logprobs = None if choice["logprobs"] is None else tuple(choice["logprobs"])
+    return Candidate(**{**data, "choice": Choice(**{**choice, "logprobs": logprobs}), "steps": tuple(data["steps"])})

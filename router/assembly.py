@@ -1,0 +1,70 @@
+"""From a configuration to a router: every part built once, in one place. Heavy libraries are imported by the parts that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from adapters.backends import build_backend
+
+from adapters.cache import build_cache
+from adapters.errors import AdapterError
+from adapters.types import Backend, Price, Verifier
+from adapters.verifiers import build_verifier
+from difficulty.curves import Curves, CurvesError
+from difficulty.errors import DifficultyError
+from difficulty.service import ProbeService
+from policies.facts import Market
+from router.config import Config
+from router.errors import ConfigError
+from router.options import ProbeOptions
+from router.parts import Parts
+from router.pipeline import Router
+
+
+def assemble(config: Config) -> Router:
+    """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
+    try:
+        return Router(parts(config))
+    except (AdapterError, DifficultyError, CurvesError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def parts(config: Config) -> Parts:
+    """Everything that the configuration names. Raises AdapterError, DifficultyError or CurvesError."""
+    backends = {name: build_backend(name, options) for name, options in config.backends.items()}
+    verifiers = {name: build_verifier(name, options, backends) for name, options in config.verifiers.items()}
+    return Parts(
+        backends=backends,
+        verifiers=verifiers,
+        policies=dict(config.policies),
+        default_policy=config.default_policy,
+        market=market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves()),
+        probe=open_probe(config.probe),
+        probe_price=config.probe.price,
+        when_unavailable=config.probe.when_unavailable,
+        cache=build_cache(config.cache.url) if config.cache else None,
+        cache_ttl_s=config.cache.ttl_s if config.cache else 0.0,
+        baseline=config.baseline,
+    )
+
+
+def market(backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier], curves: Curves) -> Market:
+    """Prices of all that is sold, and what was learned about it."""
+    sold: dict[str, Price] = {name: part.price for name, part in [*backends.items(), *verifiers.items()]}
+    shared = frozenset(name for name, backend in backends.items() if backend.features.native_n)
+    return Market({name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in sold.items()}, shared, curves)
+
+
+def open_probe(options: ProbeOptions) -> ProbeService | None:
+    """The fitted probe behind its queue; None where the heuristic is all that is asked for."""
+    if options.encoder is None or options.artifact is None:
+        return None
+    from difficulty.artifact import open_probe as open_artifact
+
+    return ProbeService(open_artifact(options.artifact, options.encoder, threads=options.threads), options)
+
+
+def located(name: str) -> Path:
+    """A path of the configuration: from the working directory, else from the folder that Outlay is installed in."""
+    return Path(name) if Path(name).exists() else Path(__file__).parents[1] / name

@@ -1,0 +1,159 @@
+"""`outlay check`: is a configuration valid, do its policies decide as its tests say, and what can each plan cost at worst?
+
+The tests stand beside the configuration, `fleet_test.yaml` for `fleet.yaml`: an estimate, facts and answers in, the expected decision.
+They need no backend, no key and no Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from adapters.errors import MissingExtra
+from difficulty.belief import PLAIN, Belief, Evidence, Success, logit
+from difficulty.curves import Curves
+from policies.decide import decide
+from policies.facts import Decision, Facts, Market, NothingToRun
+from policies.forecast import stages, worst
+from policies.plans import Frozen
+from router.assembly import located, parts
+from router.config import Config, load
+from router.errors import ConfigError
+from router.record import facts_from_json
+
+TYPICAL_INPUT_TOKENS = 200
+"""Length of the prompt in the table of worst cases."""
+
+
+class Expected(Frozen):
+    """What the decision must be; what is left out may be anything."""
+
+    plan: str | None = Field(None, description="the plan's whole key")
+    kind: Literal["single", "revise", "best_of_n", "tree_search", "stop", "refuse"] | None = None
+    backend: str | None = None
+    cause: str | None = None
+
+
+class Seen(Frozen):
+    """An answer that the policy has already seen."""
+
+    backend: str
+    verifier: str | None = None
+    score: float | None = None
+
+
+class PolicyTest(Frozen):
+    """One case."""
+
+    name: str
+    policy: str
+    p_correct: Mapping[str, float] = Field(description="by backend: what the probe says")
+    facts: Mapping[str, Any] = {}
+    answers: tuple[Seen, ...] = ()
+    expect: Expected
+
+
+class TestFile(Frozen):
+    """A `*_test.yaml`."""
+
+    __test__ = False
+    tests: tuple[PolicyTest, ...] = Field(min_length=1)
+
+
+def check(path: Path, console: Console | None = None) -> int:
+    """Print what was found. 0 if all is well, 1 if a policy test failed. Raises ConfigError where the file itself is wrong."""
+    console = console or Console(soft_wrap=True)
+    config = load(path)
+    console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
+    market = _market(config, console)
+    console.print(_worst_cases(config, market))
+    tests = path.with_name(f"{path.stem}_test.yaml")
+    if not tests.exists():
+        console.print(f"no {tests.name}: the policies are not tested")
+        return 0
+    failures = [(test, found) for test in read_tests(tests).tests if (found := run_test(test, config, market))]
+    for test, found in failures:
+        console.print(f"FAILED {tests.name}: {test.name}: {found}", style="red", markup=False)
+    count = len(read_tests(tests).tests)
+    console.print(f"{tests.name}: {count - len(failures)} of {count} passed")
+    return 1 if failures else 0
+
+
+def _market(config: Config, console: Console) -> Market:
+    """Prices and curves. Without the keys that a backend needs, the prices written in the file have to do."""
+    try:
+        return parts(config).market
+    except MissingExtra as missing:
+        console.print(f"note: {missing} (prices of the file alone are used below)", markup=False)
+    sold = [*config.backends.items(), *config.verifiers.items()]
+    written = {name: price for name, options in sold if (price := getattr(options, "price", None))}
+    prices = {name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in written.items()}
+    return Market(prices, curves=Curves.load(located(config.curves)) if config.curves else Curves())
+
+
+def _worst_cases(config: Config, market: Market) -> Table:
+    title = f"worst case (95 %) of a prompt of {TYPICAL_INPUT_TOKENS} tokens"
+    table = Table("policy", "plan", "at most $", "at most s", title=title, title_justify="left")
+    belief = Belief(dict.fromkeys(config.backends, (0.0, 1.0)))
+    for name, policy in config.policies.items():
+        for plan in policy.all_plans:
+            cost, seconds = worst(stages(plan, belief, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
+            table.add_row(name, plan.key, f"{cost:.6f}", f"{seconds:.2f}")
+    return table
+
+
+def read_tests(path: Path) -> TestFile:
+    """The tests in a file. Raises ConfigError."""
+    try:
+        return TestFile.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def run_test(test: PolicyTest, config: Config, market: Market) -> str:
+    """What is wrong with the decision; empty if it is the expected one."""
+    if test.policy not in config.policies:
+        return f"no policy '{test.policy}'"
+    facts = facts_from_json({"input_tokens": TYPICAL_INPUT_TOKENS, **test.facts})
+    try:
+        found = decide(config.policies[test.policy], market, facts, _belief(test, market))
+    except NothingToRun as nothing:
+        return "" if test.expect.kind == "refuse" else f"nothing may run: {nothing}"
+    return _difference(test.expect, found)
+
+
+def _difference(expect: Expected, found: Decision) -> str:
+    is_ = {"plan": found.plan and found.plan.key, "kind": found.plan.kind if found.plan else "stop", "cause": found.cause}
+    is_["backend"] = found.plan.backend if found.plan else None
+    wrong = [f"{k} is {is_[k]}, expected {v}" for k, v in expect.model_dump().items() if v is not None and is_[k] != v]
+    return "; ".join(wrong) + f" ({found.reason})" if wrong else ""
+
+
+def _belief(test: PolicyTest, market: Market) -> Belief:
+    curves = market.curves
+    spreads = {name: curves.success.get(name, Success()).spread for name in test.p_correct}
+    prior = Belief({name: (centre(p, spreads[name]), spreads[name]) for name, p in test.p_correct.items()})
+    return prior.after(_evidence(seen, curves) for seen in test.answers)
+
+
+def _evidence(seen: Seen, curves: Curves) -> Evidence:
+    if seen.verifier is None or seen.score is None:
+        return Evidence(seen.backend)
+    scores = curves.scores_of(seen.verifier)
+    k = scores.bin(seen.score)
+    return Evidence(seen.backend, PLAIN, scores.right[k], scores.wrong[k])
+
+
+def centre(p: float, spread: float) -> float:
+    """The logit at u = 0 under which the chance, averaged over u, is p; by bisection."""
+    low, high = -30.0, 30.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if Belief({"m": (middle, spread)}).p_correct("m") < p else (low, middle)
+    return low if 0 < p < 1 else float(logit(p))

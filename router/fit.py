@@ -1,0 +1,151 @@
+"""`outlay fit`: from a log of `outlay collect` to a probe, curves, and a report on both.
+
+The probe is fitted and judged in `difficulty/fit.py` and `report.py`, the statistics of the curves are in `difficulty/learn.py`; here
+the log is turned into their arrays, and what plans were seen to cost is set against the forecast.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from difficulty.belief import NODES, PRIOR, Array, Belief, Channel
+from difficulty.conversation import conversation_text
+from difficulty.curves import Curves, Latency, PlanFit, Tokens
+from difficulty.errors import FitError
+from difficulty.fit import FittedProbe
+from difficulty.labels import Labelled
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tokens, posterior
+from policies.facts import Facts, Market
+from policies.forecast import stages
+from policies.plans import Plan, Revise, TreeSearch
+
+Rows = Sequence[Mapping[str, Any]]
+SAMPLE = "sample("
+LEAST = 50
+
+
+def labels(rows: Rows) -> Iterable[Labelled]:
+    """How many independent samples of each backend were right, by prompt."""
+    for row in rows:
+        for backend, trace in samples(row).items():
+            marks = [answer["correct"] for answer in trace["answers"]]
+            if marks:
+                yield Labelled(row["prompt"], backend, int(sum(marks)), len(marks), row["group"])
+
+
+def samples(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By backend: the trace of its independent samples."""
+    return {t["plan"].removeprefix(SAMPLE).removesuffix(")"): t for t in row["traces"] if t["plan"].startswith(SAMPLE)}
+
+
+@dataclass(frozen=True)
+class CurveFit:
+    """A log and the probe's out-of-fold features for its prompts."""
+
+    rows: Rows
+    features: Mapping[str, Array]
+    """e_m(x) by backend, out of fold, in the order of `rows`, shape [N]."""
+    market: Market
+    plans: Sequence[Plan]
+
+    def curves(self, source: str) -> Curves:
+        """All of it."""
+        right, draws = self._counts()
+        success = fit_success(self.features, right, draws)
+        weights = posterior(success, self.features, right, draws)
+        found = Curves(success, self._tokens(), self._latency(), self._scores(), source=source)
+        logits = {name: np.add.outer(c.intercept + c.slope * self.features[name], c.spread * NODES) for name, c in success.items()}
+        chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
+        fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
+        return self._with_factors(replace(found, plans=fits))
+
+    def _counts(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Right draws and draws by backend, each of shape [N]."""
+        marks = {name: [[answer["correct"] for answer in trace["answers"]] for trace in self._samples(name)] for name in self.features}
+        right = {name: np.array([sum(m) for m in rows], dtype=np.float64) for name, rows in marks.items()}
+        return right, {name: np.array([len(m) for m in rows], dtype=np.float64) for name, rows in marks.items()}
+
+    def _samples(self, backend: str) -> Iterable[Mapping[str, Any]]:
+        return (samples(row).get(backend, {"answers": [], "calls": []}) for row in self.rows)
+
+    def _scores(self) -> dict[str, Any]:
+        """Of every verifier, from samples and from the answers of chains."""
+        seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        by_plan = {plan.key: plan.verifier for plan in self.plans}
+        for row in self.rows:
+            for trace in row["traces"]:
+                for answer in trace["answers"]:
+                    scores = {by_plan.get(trace["plan"]): answer.get("score")} | answer.get("scores", {})
+                    for verifier, score in scores.items():
+                        if verifier is not None and score is not None:
+                            seen[verifier].append((score, answer["correct"]))
+        return {name: fit_scores([score for score, _ in pairs], [right for _, right in pairs]) for name, pairs in seen.items()}
+
+    def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
+        """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds]."""
+        found: dict[str, list[Sequence[Any]]] = defaultdict(list)
+        for call in (c for row in self.rows for trace in row["traces"] for c in trace["calls"]):
+            if call[0] == kind and n in (None, call[2]):
+                found[call[1]].append(call)
+        return found
+
+    def _tokens(self) -> dict[str, Tokens]:
+        first = {name: [trace["calls"][0] for trace in self._samples(name) if trace["calls"]] for name in self.features}
+        return {name: fit_tokens([c[3] for c in calls], [c[4] for c in calls]) for name, calls in first.items() if calls}
+
+    def _latency(self) -> dict[str, Latency]:
+        answers = {name: fit_latency([c[4] for c in rows], [c[5] for c in rows]) for name, rows in self._calls("generate", 1).items()}
+        return answers | {name: fit_latency([0] * len(rows), [c[5] for c in rows]) for name, rows in self._calls("score").items()}
+
+    def _channel(self, plan: Plan, logits: Mapping[str, Array], weights: Array) -> Channel:
+        """Of a revision: every attempt after a wrong one. Of a search: its chosen answer."""
+        index: list[int] = []
+        right: list[float] = []
+        for i, row in enumerate(self.rows):
+            for trace in (t for t in row["traces"] if t["plan"] == plan.key):
+                marks = [answer["correct"] for answer in trace["answers"]]
+                if isinstance(plan, TreeSearch) and trace.get("chosen") is not None:
+                    index, right = [*index, i], [*right, marks[trace["chosen"]]]
+                elif isinstance(plan, Revise):
+                    after_wrong = [mark for before, mark in pairwise(marks) if before == 0]
+                    index, right = [*index, *[i] * len(after_wrong)], [*right, *after_wrong]
+        return fit_channel(logits[plan.backend][index], weights[index], right, slope=isinstance(plan, TreeSearch))
+
+    def _with_factors(self, curves: Curves) -> Curves:
+        """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums."""
+        market = replace(self.market, curves=curves)
+        belief = Belief(dict.fromkeys(self.features, (0.0, 0.0)), PRIOR)
+        fits = dict(curves.plans)
+        for plan in (p for p in self.plans if p.key in fits):
+            seen, said = np.zeros(2), np.zeros(2)
+            for row in self.rows:
+                for trace in (t for t in row["traces"] if t["plan"] == plan.key and not t.get("failed")):
+                    tokens = next(c[3] for c in next(iter(samples(row).values()))["calls"])
+                    forecast = stages(plan, belief, market, Facts(input_tokens=tokens))
+                    seen += [trace["cost_usd"], trace["latency_s"]]
+                    said += [sum(s.cost_usd for s in forecast), sum(s.latency_s for s in forecast)]
+            ratio = np.where(said > 0, seen / np.maximum(said, 1e-12), 1.0)
+            fits[plan.key] = replace(fits[plan.key], cost=float(ratio[0]) or 1.0, latency=float(ratio[1]) or 1.0)
+        return replace(curves, plans=fits)
+
+
+def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterable[Plan], source: str) -> Curves:
+    """Curves from the rows of a log. Raises FitError if there are too few."""
+    if len(rows) < LEAST:
+        raise FitError(f"{len(rows)} prompts to learn curves from; {LEAST} are the least, some hundreds give narrow intervals")
+    place = {text: index for index, text in enumerate(fitted.table.prompts)}
+    index = [place[fitted_text(row["prompt"])] for row in rows]
+    distinct = {plan.key: plan for plan in plans}
+    features = {name: e[index] for name, e in fitted.out_of_fold.items()}
+    return CurveFit(rows, features, market, list(distinct.values())).curves(source)
+
+
+def fitted_text(prompt: str) -> str:
+    """A prompt as the probe reads it."""
+    return conversation_text([{"role": "user", "content": prompt}])

@@ -1,0 +1,219 @@
+"""What one request knows while it is worked on: its policy and limits, the belief, the actions so far, and the best answer.
+
+Mutable, and owned by one task; the `Run` inside meters all that is spent. Decisions read frozen snapshots of it (`facts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from adapters.errors import BackendError
+from adapters.types import ChatRequest
+from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores, Success
+from difficulty.conversation import conversation_text
+from difficulty.probe import Estimate
+from policies.facts import Decision, Facts
+from policies.plans import Plan, Revise, Single, TreeSearch
+from policies.policy import Policy
+from router.candidates import Candidate, best
+from router.parts import Parts
+from router.pipeline_types import Ask
+from router.run import CallRecord, Limits, Run
+
+VOTES = Scores.unfitted()
+"""A share s of the votes says that the odds of being right are s : 1 - s."""
+
+
+@dataclass(slots=True)
+class Action:
+    """One plan as it was run."""
+
+    plan: Plan
+    first: int
+    """Index in the run's pool of its first answer."""
+    started_s: float
+    spent_before_usd: float
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    answers: int = 0
+    chosen: Candidate | None = None
+    chance: float = 0.0
+    error: str = ""
+
+
+@dataclass
+class Job:
+    """One request under way."""
+
+    ask: Ask
+    policy_name: str
+    policy: Policy
+    parts: Parts
+    bypass: bool = False
+    """The request names a backend: no estimate, no choice."""
+    estimate: Estimate | None = None
+    belief: Belief = field(default_factory=lambda: Belief({}))
+    decisions: list[tuple[Facts, Belief, Decision]] = field(default_factory=list)
+    """Each decision with what it was made from, so that it can be made again."""
+    actions: list[Action] = field(default_factory=list)
+    best: Candidate | None = None
+    fallback: Single | None = None
+    down: set[str] = field(default_factory=set)
+    backend_error: BackendError | None = None
+    run: Run = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits, ask, curves = self.policy.limits, self.ask, self.parts.market.curves
+        self.run = Run(
+            self.parts.backends,
+            self.parts.verifiers,
+            Limits(_tighter(limits.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, ask.deadline_s)),
+            calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
+            typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
+        )
+        if self.bypass:
+            self.belief = Belief.prior({plan.backend: 0.0 for plan in self.policy.all_plans}, {}, source="none")
+
+    @property
+    def request(self) -> ChatRequest:
+        """The chat request to be answered."""
+        return self.ask.request
+
+    @cached_property
+    def text(self) -> str:
+        """What is classified: the conversation, not its last line."""
+        return conversation_text(self.request.messages)
+
+    @cached_property
+    def input_tokens(self) -> int:
+        """Length of the prompt, as the policy's first backend counts it."""
+        return self.parts.backends[self.policy.all_plans[0].backend].count_tokens(self.request)
+
+    @cached_property
+    def rule_of_thumb(self) -> Estimate:
+        """The heuristic's estimate: for backends that the probe does not know, and where there is no probe."""
+        return self.parts.heuristic.estimate([self.text])[0]
+
+    # --- before the first call ----------------------------------------------------------------------------------------
+
+    def believe(self, estimate: Estimate) -> None:
+        """Take the probe's estimate; a backend that it does not know gets the heuristic's. What the probe read is charged."""
+        self.estimate = estimate
+        known = self.parts.market.curves.success if estimate.source == "probe" else {}
+        success = {name: known.get(name, Success()) for name in estimate.features}
+        tempering = self.parts.market.curves.tempering
+        self.belief = Belief.prior({**self.rule_of_thumb.features, **estimate.features}, success, estimate.source, tempering)
+        if estimate.tokens_read:
+            cost = self.parts.probe_price.cost_usd(estimate.tokens_read, 0)
+            now = self.run.elapsed_s
+            self.run.calls.append(CallRecord("estimate", "probe", 1, estimate.tokens_read, 0, cost, 0.0, now, "ok"))
+
+    def believe_without_probe(self) -> None:
+        """The probe is down: rules of thumb, and the backend that the configuration names for this case."""
+        self.believe(self.rule_of_thumb)
+        self.run.degraded.add("probe")
+        if self.parts.when_unavailable is not None:
+            self.fallback = Single(backend=self.parts.when_unavailable)
+
+    # --- what a decision is made from ---------------------------------------------------------------------------------
+
+    def facts(self) -> Facts:
+        """The request as it stands now."""
+        fallback = self.fallback if self.ask.plan is None else None
+        return Facts(
+            input_tokens=self.input_tokens,
+            max_tokens=self.request.max_tokens,
+            tags=dict(self.ask.tags),
+            single_only=self._single_only,
+            spent_usd=self.run.spent_usd,
+            elapsed_s=self.run.elapsed_s,
+            ceiling_usd=self.run.limits.cost_usd,
+            deadline_s=self.run.limits.latency_s,
+            quality_floor=max(self.policy.limits.quality_floor or 0.0, self.ask.min_quality or 0.0),
+            done=frozenset(action.plan.key for action in self.actions),
+            down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
+            forced=self.ask.plan or fallback,
+            forced_by="fallback" if fallback else "forced",
+        )
+
+    @cached_property
+    def _single_only(self) -> bool:
+        """No harm by default: tool calls and content that is not text are answered once, and so are several choices."""
+        fields = self.request.extra.keys() & {"tools", "functions", "audio", "modalities"}
+        parts = (m.get("content") for m in self.request.messages)
+        other = any(isinstance(content, list) and any(part.get("type") != "text" for part in content) for content in parts)
+        return bool(fields) or other or self.request.n > 1
+
+    # --- while a plan runs --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def action(self, plan: Plan) -> Iterator[Action]:
+        """Notes what the plan does; at its end the belief and the best answer are brought up to date, however it ended."""
+        action = Action(plan, len(self.run.pool), self.run.elapsed_s, self.run.spent_usd)
+        self.actions.append(action)
+        try:
+            yield action
+        finally:
+            action.cost_usd = self.run.spent_usd - action.spent_before_usd
+            action.latency_s = self.run.elapsed_s - action.started_s
+            self._conclude(action)
+
+    def belief_during(self, action: Action) -> Belief:
+        """The belief with the answers that a plan has made so far."""
+        return self.belief.after(self.evidence(action.plan, self.run.pool[action.first :]))
+
+    def evidence(self, plan: Plan, answers: Sequence[Candidate]) -> list[Evidence]:
+        """What answers of one plan say. One that repeats another's text is no news; of a search, only its best answer is."""
+        fresh = list({answer.text: answer for answer in reversed(answers)}.values())[::-1]
+        if isinstance(plan, TreeSearch) and fresh:
+            fresh = [max(fresh, key=lambda answer: answer.score or 0.0)]
+        return [self._evidence(answer, self._channel(plan, answer is answers[0])) for answer in fresh]
+
+    def lost(self, backend: str, error: BackendError) -> None:
+        """A backend failed: it is not asked again for this request."""
+        self.backend_error = error
+        self.down.add(backend)
+        self.run.degraded.add(f"backend:{backend}")
+        self.fallback = None
+
+    def _conclude(self, action: Action) -> None:
+        """Update the belief with the answers of a plan that ended, and keep the likelier right of its answer and the one before."""
+        answers = self.run.pool[action.first :]
+        action.answers = len(answers)
+        if not answers:
+            return
+        chosen = action.chosen = action.chosen or best(answers)
+        assert chosen is not None
+        before, evidence = len(self.belief.evidence), self.evidence(action.plan, answers)
+        if chosen.score is None and chosen.votes is not None:
+            evidence.append(self._evidence(chosen, PLAIN))
+        self.belief = self.belief.after(evidence)
+        action.chance = max(self.belief.chances[before:])
+        if self.best is None or action.chance >= max(self.belief.chances[:before], default=0.0):
+            self.best = chosen
+
+    def _channel(self, plan: Plan, first: bool) -> Channel:
+        """How an answer of this plan was drawn: the first attempt of a chain is a plain sample."""
+        if isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and not first):
+            return self.parts.market.curves.plan(plan.key).channel
+        return PLAIN
+
+    def _evidence(self, answer: Candidate, channel: Channel) -> Evidence:
+        if answer.raw_score is not None and answer.verifier is not None:
+            return _scored(self.parts.market.curves.scores_of(answer.verifier), answer.raw_score, answer.backend, channel)
+        if answer.votes is not None:
+            return _scored(VOTES, answer.votes, answer.backend, channel)
+        return Evidence(answer.backend, channel)
+
+
+def _scored(scores: Scores, raw: float, backend: str, channel: Channel) -> Evidence:
+    k = scores.bin(raw)
+    return Evidence(backend, channel, scores.right[k], scores.wrong[k])
+
+
+def _tighter(*limits: float | None) -> float:
+    """The smallest of the limits that are set; infinity if none is."""
+    return min((limit for limit in limits if limit is not None), default=float("inf"))

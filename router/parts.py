@@ -1,0 +1,91 @@
+"""What a router is made of: backends, verifiers, probe, policies, and what was learned about them. `assembly.py` builds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from adapters.cache import Cache
+from adapters.types import Backend, Price, Verifier
+from difficulty.heuristic import HeuristicProbe
+from difficulty.probe import Estimate
+from policies.facts import Market
+from policies.plans import Single
+from policies.policy import Policy, Rule, Rules
+
+
+class Estimator(Protocol):
+    """Text in, estimate out; raises `difficulty.errors.ProbeUnavailable`. `difficulty.service.ProbeService` is one."""
+
+    async def estimate(self, text: str) -> Estimate: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that outlives a request."""
+
+    backends: Mapping[str, Backend]
+    policies: Mapping[str, Policy]
+    default_policy: str
+    market: Market = field(default_factory=Market)
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    probe: Estimator | None = None
+    """None: every estimate comes from the heuristic."""
+    probe_price: Price = field(default_factory=Price)
+    when_unavailable: str | None = None
+    """Backend that answers where the probe is down; None: the heuristic's estimate decides."""
+    cache: Cache | None = None
+    cache_ttl_s: float = 3600.0
+    baseline: str | None = None
+    """Backend that every request is compared with: what its one answer would have cost."""
+    heuristic: HeuristicProbe = field(init=False)
+
+    def __post_init__(self) -> None:
+        by_price = sorted(self.backends, key=lambda name: self.market.cost_usd(name, 1, 1))
+        object.__setattr__(self, "heuristic", HeuristicProbe(by_price))
+        if self.baseline is None and by_price:
+            object.__setattr__(self, "baseline", by_price[-1])
+
+    def digest(self, policy: Policy) -> str:
+        """Twelve hex digits that change with the policy, the prices or anything learned: who logs it can decide again."""
+        said = [policy.model_dump(mode="json"), self.market.curves.digest, sorted((k, *v) for k, v in self.market.prices.items())]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    async def ready(self) -> dict[str, str]:
+        """Each part that has something to load or reach, with `ok` or with what is wrong."""
+        parts = [(f"backend:{name}", part) for name, part in self.backends.items()]
+        parts += [(f"verifier:{name}", part) for name, part in self.verifiers.items()]  # type: ignore[misc]
+        return {name: await _state(part) for name, part in parts}
+
+    async def load(self) -> None:
+        """Load what is loaded at start-up rather than at the first request (local models)."""
+        for part in (*self.backends.values(), *self.verifiers.values()):
+            if (load := getattr(part, "load", None)) is not None:
+                await load()
+
+    async def aclose(self) -> None:
+        """Release all of it."""
+        for part in (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache):
+            if part is not None:
+                await part.aclose()
+
+
+async def _state(part: object) -> str:
+    load: Awaitable[None] | None = part.load() if hasattr(part, "load") else None
+    if load is None:
+        return "ok"
+    try:
+        await load
+    except Exception as error:  # any failure to load is what readiness has to report
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def single_answer_policy(backend: str) -> Policy:
+    """The policy of a request that names a backend: one answer of it, and nothing else."""
+    return Rules(rules=(Rule(then=(Single(backend=backend),)),), until=0.0, description=f"one answer of {backend}")

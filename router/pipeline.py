@@ -1,0 +1,176 @@
+"""The way of one request. Read this file first.
+
+    open -> cache -> estimate -> [ decide -> run the plan -> update the belief ]* -> render -> cache -> record
+
+The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
+Here they are only put in order, and here it is said what happens when one of them fails: only a backend may fail a valid request.
+Probe down: the configured fallback. Verifier down: the best unscored answer, marked. Cache down: a miss. At the ceiling or the
+deadline: the best so far, marked `truncated_by`. What a request knows while it is worked on is in `job.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from adapters.errors import BackendError
+from adapters.types import Delta
+from difficulty.belief import Evidence
+from difficulty.errors import ProbeUnavailable
+from policies.decide import decide, worth_more
+from policies.facts import NothingToRun
+from policies.plans import Plan, Single
+from router.answer_cache import AnswerCache
+from router.errors import DeadlineExceeded, OverBudget, RouterError, UnknownModel, from_backend
+from router.job import Action, Job
+from router.parts import Parts, single_answer_policy
+from router.pipeline_types import Ask, ModelCard, Outcome, Sink
+from router.record import DecisionLog, block, render
+from router.run import OutOfBudget
+from router.strategies import STRATEGIES
+
+logger = logging.getLogger("outlay")
+
+
+class Router:
+    """One request through all of it; implements `router.pipeline_types.Pipeline`."""
+
+    def __init__(self, parts: Parts, log: DecisionLog | None = None) -> None:
+        self.parts = parts
+        self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
+        self.log = log or DecisionLog()
+
+    async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
+        """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
+        job = self._open(ask)
+        key = self.cache.key(job)
+        if (hit := await self.cache.get(key, job)) is not None:
+            return hit
+        try:
+            await self._estimate(job)
+            await self._work(job, sink)
+        finally:
+            self.log.add(ask.id, block(job))
+        outcome = render(job)
+        await self.cache.put(key, job, outcome)
+        return outcome
+
+    async def route(self, ask: Ask) -> Mapping[str, Any]:
+        """Decide without generating: the decision block that `answer` would start from."""
+        job = self._open(ask)
+        await self._estimate(job)
+        self._decide(job)
+        return block(job)
+
+    # --- the stations -------------------------------------------------------------------------------------------------
+
+    def _open(self, ask: Ask) -> Job:
+        """Policy, limits and a run for the request. Raises UnknownModel."""
+        policy = self.parts.default_policy if ask.model == "auto" else ask.model.removeprefix("outlay/")
+        if policy in self.parts.policies and policy != ask.model:
+            return Job(ask, policy, self.parts.policies[policy], self.parts)
+        if ask.model in self.parts.backends:
+            return Job(ask, ask.model, single_answer_policy(ask.model), self.parts, bypass=True)
+        raise UnknownModel(ask.model, [card.id for card in self.models()])
+
+    async def _estimate(self, job: Job) -> None:
+        """What the probe believes; where it fails, the heuristic's belief and the configured fallback plan."""
+        if job.bypass:
+            return
+        if self.parts.probe is None:
+            job.believe(job.rule_of_thumb)
+            return
+        try:
+            job.believe(await self.parts.probe.estimate(job.text))
+        except ProbeUnavailable as error:
+            logger.warning("%s; going on without an estimate", error)
+            job.believe_without_probe()
+
+    async def _work(self, job: Job, sink: Sink | None) -> None:
+        """Decide and run until the decision is to stop, a limit is reached, or nothing is left to try."""
+        while (plan := self._decide(job)) is not None:
+            if not await self._act(job, plan, sink if sink and self._will_be_final(job, plan) else None):
+                return
+
+    def _decide(self, job: Job) -> Plan | None:
+        """The next plan; None to stop with the best answer so far. Raises a RouterError where there is none and nothing may run."""
+        facts = job.facts()
+        try:
+            decision = decide(job.policy, self.parts.market, facts, job.belief)
+        except NothingToRun as nothing:
+            if job.best is not None:
+                return None
+            raise _no_answer(job, str(nothing)) from nothing
+        job.decisions.append((facts, job.belief, decision))
+        return decision.plan
+
+    async def _act(self, job: Job, plan: Plan, sink: Sink | None) -> bool:
+        """Run one plan and update the belief. False where the request must end with what it has."""
+        run, live = job.run, _Live(sink) if sink else None
+        run.sink = live
+        with job.action(plan) as action:
+            run.worth_more = lambda _: self._worth_more(job, action)
+            try:
+                action.chosen = await STRATEGIES[plan.kind](plan, job.request, run)
+            except OutOfBudget as limit:
+                action.error = f"{limit.cause} limit"
+            except BackendError as error:
+                action.error = type(error).__name__
+                job.lost(plan.backend, error)
+        if job.best is None and (run.truncated_by or (live and live.begun)):
+            raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer")
+        return not (action.error.endswith("limit") or (live and live.begun))
+
+    def _worth_more(self, job: Job, action: Action) -> bool:
+        drawn = len(job.run.pool) - action.first
+        return worth_more(job.policy, self.parts.market, job.facts(), job.belief_during(action), action.plan, drawn)
+
+    def _will_be_final(self, job: Job, plan: Plan) -> bool:
+        """Whether the answer of this plan will be the outcome whatever it says, so that it may be streamed while it comes."""
+        if not isinstance(plan, Single) or plan.verifier is not None:
+            return False
+        facts, belief = job.facts(), job.belief.after([Evidence(plan.backend)])
+        return decide(job.policy, self.parts.market, replace(facts, done=facts.done | {plan.key}), belief).plan is None
+
+    # --- everything else ----------------------------------------------------------------------------------------------
+
+    async def decision(self, id: str) -> Mapping[str, Any] | None:
+        """A past decision by its id, while it is remembered."""
+        return self.log.get(id)
+
+    def models(self) -> Sequence[ModelCard]:
+        """Every name that `Ask.model` may hold."""
+        policies = [ModelCard(f"outlay/{name}", "policy", policy.description) for name, policy in self.parts.policies.items()]
+        auto = ModelCard("auto", "policy", f"outlay/{self.parts.default_policy}")
+        return [auto, *policies, *(ModelCard(name, "backend") for name in self.parts.backends)]
+
+    async def ready(self) -> Mapping[str, str]:
+        """Each component with `ok`, or with what is wrong."""
+        return await self.parts.ready()
+
+    async def aclose(self) -> None:
+        """Release backends, verifiers, probe and cache."""
+        await self.parts.aclose()
+
+
+class _Live:
+    """A sink that knows whether anything went out: what a client has read cannot be taken back."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink, self.begun = sink, False
+
+    async def __call__(self, delta: Delta) -> None:
+        self.begun = True
+        await self.sink(delta)
+
+
+def _no_answer(job: Job, reason: str) -> RouterError:
+    """Why there is no answer: a backend's failure, else the limit that let no plan run."""
+    if job.backend_error is not None:
+        return from_backend(job.backend_error)
+    limits = job.run.limits
+    if job.run.truncated_by == "deadline" or job.run.elapsed_s >= limits.latency_s or " s are left" in reason:
+        return DeadlineExceeded(f"no answer fits the deadline of {limits.latency_s:g} s: {reason}")
+    return OverBudget(f"no plan may run: {reason}")

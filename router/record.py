@@ -1,0 +1,167 @@
+"""What is kept and shown of a request: its outcome, the decision block in it, and the log of decisions.
+
+The block holds every decision with the facts and the belief that it was made from, so that `policies.decide` makes the same
+decision again from it (`facts_from_json`, `Belief.from_json`). It holds no text of prompt or answer.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import accumulate
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from difficulty.belief import Belief
+from policies.facts import Considered, Decision, Facts
+from policies.plans import Plan
+from router.candidates import Candidate
+from router.job import Action, Job
+from router.pipeline_types import Outcome
+from router.run import CallRecord
+
+BLOCK_VERSION = 1
+_plan: TypeAdapter[Plan] = TypeAdapter(Plan)
+
+
+def render(job: Job) -> Outcome:
+    """The outcome of a request that was answered."""
+    best = job.best
+    assert best is not None, "a request without an answer ends in a RouterError"
+    run, ends = job.run, job.run.elapsed_s
+    return Outcome(
+        id=job.ask.id,
+        candidates=_chosen(job, best),
+        model=best.backend,
+        plan=job.actions[-1].plan.key,
+        policy=job.policy_name,
+        digest=job.parts.digest(job.policy),
+        input_tokens=sum(call.input_tokens for call in run.calls),
+        output_tokens=sum(call.output_tokens for call in run.calls),
+        cost_usd=run.spent_usd,
+        baseline_usd=_baseline_usd(job),
+        latency_s=ends,
+        overhead_s=max(0.0, ends - waited_s(run.calls)),
+        truncated_by=run.truncated_by,
+        cached=False,
+        degraded=tuple(sorted(run.degraded)),
+        decision=block(job),
+    )
+
+
+def _chosen(job: Job, best: Candidate) -> tuple[Candidate, ...]:
+    """The best answer; where several were asked for, the others of the pool after it, to that number."""
+    others = [candidate for candidate in job.run.pool if candidate is not best and candidate.backend == best.backend]
+    return (best, *others[: job.request.n - 1])
+
+
+def _baseline_usd(job: Job) -> float | None:
+    """What one answer of the baseline backend would have cost, by its prices and usual length."""
+    market, name = job.parts.market, job.parts.baseline
+    if name is None or name not in market.prices:
+        return None
+    longest = float(job.request.max_tokens or 1e9)
+    return market.cost_usd(name, job.input_tokens, min(market.curves.tokens_of(name).mean(job.input_tokens), longest))
+
+
+def waited_s(calls: Sequence[CallRecord]) -> float:
+    """Seconds in which at least one call was under way: the union of their intervals."""
+    spans = sorted((call.started_s, call.started_s + call.latency_s) for call in calls)
+    reach = list(accumulate((end for _, end in spans), max, initial=0.0))
+    return sum(max(0.0, end - max(start, before)) for (start, end), before in zip(spans, reach, strict=False))
+
+
+# --- the decision block -----------------------------------------------------------------------------------------------
+
+
+def block(job: Job) -> dict[str, Any]:
+    """Everything that a person or a program may want to know of a request, ready for JSON."""
+    first = job.decisions[0][2] if job.decisions else None
+    return {
+        "version": BLOCK_VERSION,
+        "id": job.ask.id,
+        "policy": job.policy_name,
+        "digest": job.parts.digest(job.policy),
+        "cause": first.cause if first else None,
+        "plan": first.plan.key if first and first.plan else None,
+        "estimate": _estimate(job),
+        "decisions": [_decision(*row) for row in job.decisions],
+        "actions": [_action(action) for action in job.actions],
+        "calls": [asdict(call) for call in job.run.calls],
+        "chance": round(job.belief.best, 4),
+        "cost_usd": job.run.spent_usd,
+        "baseline_usd": _baseline_usd(job),
+        "truncated_by": job.run.truncated_by,
+        "degraded": sorted(job.run.degraded),
+    }
+
+
+def _estimate(job: Job) -> dict[str, Any]:
+    before = job.belief.before
+    return {
+        "source": before.source,
+        "p_correct": {name: round(before.p_correct(name), 4) for name in before.lines},
+        "input_tokens": job.input_tokens,
+    }
+
+
+def _decision(facts: Facts, belief: Belief, decision: Decision) -> dict[str, Any]:
+    return {
+        "plan": decision.plan.key if decision.plan else None,
+        "cause": decision.cause,
+        "reason": decision.reason,
+        "facts": facts_as_json(facts),
+        "belief": belief.as_json(),
+        "considered": [_considered(row) for row in decision.considered],
+    }
+
+
+def _considered(row: Considered) -> dict[str, Any]:
+    if row.refused and not row.cost_usd:
+        return {"plan": row.plan.key, "refused": row.refused}
+    numbers = {f.name: round(getattr(row, f.name), 9) for f in fields(row) if f.name not in ("plan", "refused")}
+    return {"plan": row.plan.key} | numbers | ({"refused": row.refused} if row.refused else {})
+
+
+def _action(action: Action) -> dict[str, Any]:
+    return {
+        "plan": action.plan.key,
+        "answers": action.answers,
+        "chance": round(action.chance, 4),
+        "cost_usd": action.cost_usd,
+        "latency_s": round(action.latency_s, 6),
+    } | ({"error": action.error} if action.error else {})
+
+
+def facts_as_json(facts: Facts) -> dict[str, Any]:
+    """Plain data; infinite limits are left out."""
+    values = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    values |= {"done": sorted(facts.done), "down": sorted(facts.down)}
+    values |= {"forced": facts.forced.model_dump(mode="json") if facts.forced else None}
+    return {name: value for name, value in values.items() if value != float("inf")}
+
+
+def facts_from_json(data: Mapping[str, Any]) -> Facts:
+    """The facts that `facts_as_json` wrote; what is left out has its default."""
+    forced = _plan.validate_python(data["forced"]) if data.get("forced") else None
+    return Facts(**{**data, "done": frozenset(data.get("done", ())), "down": frozenset(data.get("down", ())), "forced": forced})
+
+
+class DecisionLog:
+    """The last decisions by id, in memory."""
+
+    def __init__(self, size: int = 10_000) -> None:
+        self.size = size
+        self._blocks: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+
+    def add(self, id: str, block: Mapping[str, Any]) -> None:
+        """Remember one; the oldest is forgotten where there are too many."""
+        self._blocks[id] = block
+        if len(self._blocks) > self.size:
+            self._blocks.popitem(last=False)
+
+    def get(self, id: str) -> Mapping[str, Any] | None:
+        """The block of that id, or None."""
+        return self._blocks.get(id)
