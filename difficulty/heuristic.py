@@ -1,0 +1,60 @@
+"""The probe that needs no model: rules of thumb on the text, and an honest prior for each backend.
+
+Used where no artifact is configured, and as the fallback when the probe is down and the policy says so. It orders prompts
+by how much they ask for; it has never seen an answer, so its probabilities stay near the prior.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import tanh
+
+from difficulty.belief import logit, sigmoid
+from difficulty.conversation import CHARACTERS_PER_TOKEN
+from difficulty.probe import Estimate, Source
+
+_SIGNS: tuple[tuple[re.Pattern[str], float, float], ...] = (
+    # what to count, how many are about "much", what it then adds
+    (re.compile(r"\d+(?:\.\d+)?"), 6, 1.0),
+    (re.compile(r"[+\-*/^=<>%]|\\[a-z]+"), 8, 0.7),
+    (re.compile(r"```"), 2, 0.7),
+    (re.compile(r"\b(?:why|how|prove|derive|explain|compare|design|optimi[sz]e|debug|refactor|plan)\b", re.I), 2, 0.8),
+    (re.compile(r"\b(?:must|exactly|without|only|each|every|at (?:least|most)|no more than|unless|except|not)\b", re.I), 4, 1.0),
+    (re.compile(r"^[ \t]*(?:[-*]|\d+[.)]) ", re.M), 4, 0.5),
+)
+_LENGTH_MUCH, _LENGTH_ADDS = 2000, 0.8
+_TYPICAL = 1.0
+"""Hardness of an ordinary prompt (a sentence or two): there the prior holds."""
+_PRIOR_CHEAPEST, _PRIOR_DEAREST = 0.5, 0.75
+"""P(right) assumed when only the order of prices is known: about what the published routing sets show for a weak and a strong model."""
+
+
+def hardness(text: str) -> float:
+    """0 for nothing, about 1 for an ordinary prompt, at most 5: each sign adds, more of it adds more, ever more slowly."""
+    signs = sum(adds * tanh(len(pattern.findall(text)) / much) for pattern, much, adds in _SIGNS)
+    return signs + _LENGTH_ADDS * tanh(len(text) / _LENGTH_MUCH)
+
+
+class HeuristicProbe:
+    """`backends` from the cheapest to the dearest; `priors` are P(right) where something is known."""
+
+    def __init__(self, backends: Sequence[str], priors: Mapping[str, float] | None = None, source: Source = "heuristic") -> None:
+        self.backends = tuple(backends)
+        self._priors = _by_rank(self.backends) | dict(priors or {})
+        self._source = source
+
+    def estimate(self, texts: Sequence[str]) -> list[Estimate]:
+        """Immediate, and never fails."""
+        return [self._one(text) for text in texts]
+
+    def _one(self, text: str) -> Estimate:
+        harder = hardness(text) - _TYPICAL
+        features = {name: float(logit(self._priors[name])) - harder for name in self.backends}
+        chances = {name: float(sigmoid(feature)) for name, feature in features.items()}
+        return Estimate(features, chances, self._source, input_tokens=-(-len(text) // CHARACTERS_PER_TOKEN))
+
+
+def _by_rank(backends: Sequence[str]) -> dict[str, float]:
+    steps = max(len(backends) - 1, 1)
+    return {name: _PRIOR_CHEAPEST + (_PRIOR_DEAREST - _PRIOR_CHEAPEST) * rank / steps for rank, name in enumerate(backends)}
