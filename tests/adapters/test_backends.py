@@ -1,0 +1,100 @@
+"""The table of backends: which kind a configuration means, what is refused, and what is built from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from adapters.backends import BackendOptions, backend_kind, build_backend
+from adapters.guarded import Guarded
+from adapters.local import LocalBackend, LocalOptions
+from adapters.openai import OpenAIBackend, OpenAIOptions
+from adapters.scripted import ScriptedBackend, ScriptedOptions
+from adapters.types import Call, ChatRequest, Price
+
+
+class Backends(BaseModel):
+    """As a configuration holds them."""
+
+    model_config = ConfigDict(extra="forbid")
+    backends: dict[str, BackendOptions]
+
+
+def parsed(**config: Any) -> Any:
+    return Backends.model_validate({"backends": {"b": config}}).backends["b"]
+
+
+KINDS: list[tuple[dict[str, Any], str]] = [
+    ({"model": "fleet/small"}, "local"),
+    ({"model": "hf/Qwen/Qwen2.5-0.5B"}, "local"),
+    ({"model": "adapters"}, "local"),
+    ({"model": "openai/gpt-4o-mini"}, "openai"),
+    ({"model": "Qwen/Qwen2.5-0.5B", "base_url": "http://localhost:8000/v1"}, "openai"),
+    ({"model": "anthropic/claude-haiku-4-5"}, "litellm"),
+    ({"model": "gpt-4o"}, "litellm"),
+    ({"kind": "litellm", "model": "openai/gpt-4o-mini"}, "litellm"),
+    ({"kind": "scripted"}, "scripted"),
+    ({"kind": "replay", "path": "x.jsonl"}, "replay"),
+]
+
+
+@pytest.mark.parametrize(("config", "kind"), KINDS)
+def test_the_kind_is_said_or_seen(config: dict[str, Any], kind: str) -> None:
+    """A `kind` holds; without one the model's name, an existing folder or an address decides."""
+    assert backend_kind(config) == kind
+    assert parsed(**config).kind == kind
+
+
+def test_a_folder_of_the_working_directory_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same name is LiteLLM's until a folder of that name is there."""
+    monkeypatch.chdir(tmp_path)
+    assert backend_kind({"model": "my-model"}) == "litellm"
+    (tmp_path / "my-model").mkdir()
+    assert backend_kind({"model": "my-model"}) == "local"
+
+
+def test_the_hubs_prefix_is_not_part_of_the_name() -> None:
+    """`hf/` tells a hub name from LiteLLM's names, and is not sent to the hub."""
+    assert parsed(model="hf/Qwen/Qwen2.5-0.5B").model == "Qwen/Qwen2.5-0.5B"
+
+
+def test_parsed_options_are_taken_as_they_are() -> None:
+    """Options made in Python pass through the same field."""
+    options = ScriptedOptions()
+    assert Backends(backends={"b": options}).backends["b"] is options
+
+
+@pytest.mark.parametrize(
+    ("config", "place", "said"),
+    [
+        ({"kind": "openia", "model": "m"}, ("backends", "b"), "local, openai, litellm, replay or scripted"),
+        ("gpt-4o", ("backends", "b"), "a backend is a mapping"),
+        ({"model": "openai/m", "time_out": 3}, ("backends", "b", "openai", "time_out"), "Extra inputs"),
+        ({"model": "openai/m", "price": {"input": 3}}, ("backends", "b", "openai", "price", "input"), ""),
+        ({}, ("backends", "b", "litellm", "model"), "Field required"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_path(config: Any, place: tuple[str, ...], said: str) -> None:
+    """An unknown kind, an unknown key, a missing model: the error has the place, and what would be right."""
+    with pytest.raises(ValidationError) as raised:
+        Backends.model_validate({"backends": {"b": config}})
+    (error,) = raised.value.errors()
+    assert error["loc"] == place
+    assert said in error["msg"]
+
+
+async def test_backends_behind_a_network_are_guarded() -> None:
+    """Time limit and queue stand around remote backends; local and scripted ones look after themselves or need none."""
+    remote = build_backend("b", OpenAIOptions(model="gpt-4o-mini", timeout_s=5, max_concurrency=2, max_waiting=1))
+    assert isinstance(remote, Guarded)
+    assert isinstance(remote.backend, OpenAIBackend)
+    assert (remote.name, remote.price, remote.features) == ("b", remote.backend.price, remote.backend.features)
+    assert isinstance(build_backend("b", LocalOptions(model="fleet/small")), LocalBackend)
+    scripted = build_backend("b", parsed(kind="scripted", answers=["yes"], price={"output_usd_per_mtok": 2e6}))
+    assert isinstance(scripted, ScriptedBackend)
+    await scripted.complete(ChatRequest(messages=({"role": "user", "content": "?"},)), call := Call(scripted.price))
+    assert (call.choices[0].text, call.cost_usd) == ("yes", 2)
+    assert scripted.price == Price(0, 2e6)
