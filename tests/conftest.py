@@ -1,13 +1,14 @@
-"""Fixtures for the whole suite: a real Redis, because what a cache does when Redis dies cannot be learned from a double."""
+"""Fixtures for the whole suite: a real Redis, because what a cache does when Redis dies cannot be learned from a double; tiny models."""
 
 from __future__ import annotations
 
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,61 @@ def redis_url(redis_server: RedisServer) -> str:
     redis_server.start()
     redis_server.command("FLUSHALL")
     return redis_server.url
+
+
+# --- tiny reward models, random but seeded: what is tested is how they are read ------------------------------------------------------
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>{{ m['content'] }}"
+    "{% else %}<|assistant|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+WORDS = ["<pad>", "<unk>", "<|user|>", "<|assistant|>", "<|end|>", "\n", ";", "=", "+", *map(str, range(50)), *"abcdefghijklmnopqrstuvwxyz"]
+
+
+def _tiny_tokenizer(chat: bool) -> Any:
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    core.pre_tokenizer = Split(Regex(r"\d+|\n|[a-z]|[^\sa-z\d]"), behavior="removed", invert=True)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+    )
+    tokenizer.chat_template = TEMPLATE if chat else None
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_reward(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a model's folder: `tiny_reward("TokenClassification", labels=1)`; also "SequenceClassification" and "CausalLM"."""
+    import torch
+    import transformers
+
+    def make(kind: str = "TokenClassification", *, labels: int = 1, chat: bool = True, context: int = 128) -> Path:
+        folder = tmp_path_factory.mktemp("reward")
+        torch.manual_seed(0)
+        tokenizer = _tiny_tokenizer(chat)
+        config = transformers.LlamaConfig(
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=context,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=4,
+            num_labels=labels,
+            initializer_range=0.5,
+        )
+        getattr(transformers, f"LlamaFor{kind}")(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
