@@ -40,6 +40,10 @@ def outcome(ask: Ask, *candidates: Candidate, **changes: Any) -> Outcome:
     return Outcome(**{**fields, **changes})
 
 
+async def _nowhere(_: Delta) -> None:
+    """Where nobody is streaming."""
+
+
 @dataclass
 class ScriptedPipeline:
     """Answers every ask with the same script: deltas, then an outcome or an error; it notes what it was asked and how it ended."""
@@ -60,8 +64,8 @@ class ScriptedPipeline:
         self.asks.append(ask)
         self.started.set()
         try:
-            for delta in self.deltas if sink is not None else ():
-                await sink(delta)
+            for delta in self.deltas:
+                await (sink or _nowhere)(delta)
             if self.wait is not None:
                 await self.wait.wait()
         except asyncio.CancelledError:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from adapters.errors import BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable
 from adapters.types import Delta
 from router.app import create_app
 from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
 from router.options import ServerOptions
+from router.render import WORKING
 from tests.router.doubles import ScriptedPipeline, candidate
 
 CHAT = "/v1/chat/completions"
@@ -61,6 +64,7 @@ class Disconnecting:
         self.leave = asyncio.Event()
         self.sent: list[bytes] = []
         self.first_byte = asyncio.Event()
+        self.kept_alive = asyncio.Event()
         self._read = False
 
     async def receive(self) -> dict[str, Any]:
@@ -74,6 +78,8 @@ class Disconnecting:
         self.sent.append(message.get("body", b""))
         if message.get("body"):
             self.first_byte.set()
+        if message.get("body") == WORKING:
+            self.kept_alive.set()
 
     async def request(self, pipeline: ScriptedPipeline, **server: Any) -> None:
         scope = {
@@ -193,8 +199,7 @@ async def test_a_silent_stream_is_kept_alive() -> None:
     """While there is nothing to say, comments go out every `keep_alive_s`, which clients skip."""
     pipeline, browser = ScriptedPipeline(wait=asyncio.Event()), Disconnecting(stream=True)
     request = asyncio.ensure_future(browser.request(pipeline, first_event_s=0, keep_alive_s=0.001))
-    while b": working\n\n" not in browser.sent:
-        await asyncio.sleep(0)
+    await browser.kept_alive.wait()
     assert pipeline.wait is not None
     pipeline.wait.set()
     await request
@@ -390,16 +395,24 @@ async def test_prompts_are_logged_only_if_asked(log_prompts: bool, stream: bool,
 # --- a real client ------------------------------------------------------------------------------------------------------
 
 
+class Announcing(uvicorn.Server):
+    """Says when it is up, and leaves the signals of the test process alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+
 @asynccontextmanager
 async def served(pipeline: ScriptedPipeline) -> AsyncIterator[str]:
     """The application behind uvicorn on a free port; its address."""
-    import uvicorn
-
-    server = uvicorn.Server(uvicorn.Config(create_app(pipeline), port=0, log_level="warning", lifespan="on"))
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = Announcing(uvicorn.Config(create_app(pipeline), port=0, log_level="warning", lifespan="on"))
     running = asyncio.ensure_future(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await server.up.wait()
     try:
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
     finally:

@@ -1,0 +1,160 @@
+"""The command line. Each command imports what it needs when it runs, so that `outlay --help` is quick and a light router starts light.
+
+What goes wrong for a reason that the user can change is one line on standard error and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adapters.errors import AdapterError
+from router.errors import ConfigError, RouterError
+
+cli = typer.Typer(
+    name="outlay",
+    help="An OpenAI-compatible router that spends inference where it pays.",
+    epilog='Start with: outlay ask "Use 4 9 10 13 to make 24."',
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML; unset: ./outlay.yaml if there is one, else the fleet.", show_default=False)
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="auto, outlay/<policy>, or a backend's name.")]
+UrlOption = Annotated[str | None, typer.Option(help="Of a running gateway, such as http://127.0.0.1:8080.", show_default=False)]
+PolicyOption = Annotated[str | None, typer.Option("--policy", "-p", help="Short for --model outlay/<policy>.", show_default=False)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command `outlay`."""
+    try:
+        cli(argv)
+    except (ConfigError, RouterError, AdapterError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(error: Exception) -> None:
+    for line in str(error).splitlines():
+        print(f"outlay: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _path(config: Path | None) -> Path:
+    from router.config import default_path
+
+    return config or default_path()
+
+
+def _model(model: str, policy: str | None) -> str:
+    return f"outlay/{policy}" if policy else model
+
+
+@cli.command(epilog="Examples:  outlay serve   |   outlay serve --config configs/openai.yaml --port 9000")
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="server.host, 127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.", show_default="server.port, 8080")] = None,
+) -> None:
+    """Start the gateway."""
+    from router.config import load
+    from router.serve import serve as run
+
+    found = load(_path(config))
+    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        run(found.model_copy(update={"server": found.server.model_copy(update=given)}), typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("stopped")
+
+
+@cli.command(epilog='Examples:  outlay ask "Use 4 9 10 13 to make 24."   |   outlay ask --stream --url http://127.0.0.1:8080 "..."')
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    model: ModelOption = "auto",
+    policy: PolicyOption = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it comes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole response, decision block included.")] = False,
+    url: UrlOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask one question, of a running gateway (--url) or of a router started for it."""
+    from router import asking
+
+    body = asking.body_of(sys.stdin.read() if prompt == "-" else prompt, _model(model, policy), stream)
+    show = _silent if as_json else _show
+    response = asyncio.run(asking.there(url, body, show) if url else asking.here(_path(config), body, show))
+    if as_json:
+        typer.echo(json.dumps(response, indent=2, ensure_ascii=False))
+        return
+    typer.echo()
+    if "outlay" in response:
+        typer.echo(asking.summary(response["outlay"]), err=True)
+
+
+def _show(text: str) -> None:
+    typer.echo(text, nl=False)
+
+
+def _silent(text: str) -> None:
+    """Where the response is printed whole."""
+
+
+@cli.command(epilog="Examples:  outlay models   |   outlay models --config configs/mixed.yaml")
+def models(config: ConfigOption = None) -> None:
+    """List the names that a client may put in `model`."""
+    from router.config import load
+
+    found = load(_path(config))
+    rows = [("auto", f"outlay/{found.default_policy}")]
+    rows += [(f"outlay/{name}", policy.description or f"{len(policy.all_plans)} plans") for name, policy in found.policies.items()]
+    rows += [(name, f"backend, {getattr(options, 'model', options.kind)}") for name, options in found.backends.items()]
+    width = max(len(name) for name, _ in rows)
+    for name, about in rows:
+        typer.echo(f"{name:{width}}  {about}")
+
+
+@cli.command(epilog="Example:  outlay check configs/fleet.yaml")
+def check(config: Annotated[Path | None, typer.Argument(help="YAML; unset: as for serve.", show_default=False)] = None) -> None:
+    """Validate a configuration, run its policy tests (*_test.yaml), and print the worst case of every plan."""
+    from router.check import check as run
+
+    raise typer.Exit(run(_path(config)))
+
+
+@cli.command(epilog='Example:  outlay explain "Use 4 9 10 13 to make 24." --policy balanced')
+def explain(
+    prompt: Annotated[str, typer.Argument(help="The question.")],
+    model: ModelOption = "auto",
+    policy: PolicyOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show the estimate, what every plan is expected to give, and why the winner won; nothing is generated."""
+    from rich.console import Console
+
+    Console().print(asyncio.run(_explained(_path(config), prompt, _model(model, policy))))
+
+
+async def _explained(config: Path, prompt: str, model: str) -> Any:
+    from router import asking
+    from router.explain import explain as run
+
+    async with asking.opened(config) as router:
+        return await run(router, asking.ask_of(prompt, model))
+
+
+if __name__ == "__main__":
+    main()

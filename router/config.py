@@ -1,0 +1,123 @@
+"""The configuration file: strict YAML in, frozen types out, or every mistake in it at once, each with its place and what would be right.
+
+Here is what concerns the file as a whole; what a backend, verifier, plan or policy takes stands beside each of those. Secrets stay the
+names of environment variables (`os.environ/NAME`) until the adapter that needs one is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from adapters.backends import BackendOptions
+from adapters.verifiers import VerifierOptions
+from policies.plans import Frozen, Plan, TreeSearch
+from policies.policy import Optimiser, Policy, needs
+from router.errors import ConfigError, have_instead
+from router.options import CacheOptions, ProbeOptions, ServerOptions
+from router.yaml_errors import explain, read_yaml
+
+PREFIX = "outlay/"
+DEFAULT_NAME = "balanced"
+SCORE_PREFIXES = frozenset({"reward_model"})
+"""Kinds of verifiers that can score an unfinished answer."""
+
+
+class Config(Frozen):
+    """One router."""
+
+    backends: Mapping[str, BackendOptions] = Field(min_length=1)
+    policies: Mapping[str, Policy] = Field(min_length=1)
+    verifiers: Mapping[str, VerifierOptions] = {}
+    probe: ProbeOptions = ProbeOptions()
+    default: str | None = Field(None, description="the policy behind `auto`; unset: 'balanced', or the first one")
+    baseline: str | None = Field(None, description="backend whose one answer every cost is compared with; unset: the dearest")
+    curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
+    cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
+    server: ServerOptions = ServerOptions()
+
+    @property
+    def default_policy(self) -> str:
+        """The policy behind `auto`."""
+        return self.default or (DEFAULT_NAME if DEFAULT_NAME in self.policies else next(iter(self.policies)))
+
+
+def default_path() -> Path:
+    """The configuration where none is named: `outlay.yaml` of the working directory, else that of the embedded fleet."""
+    own = Path("outlay.yaml")
+    return own if own.exists() else Path(__file__).parents[1] / "configs" / "fleet.yaml"
+
+
+def load(path: str | Path) -> Config:
+    """The configuration in a file. Raises ConfigError with a line for each mistake."""
+    raw = read_yaml(Path(path))
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, raw, Config))) from None
+    if wrong := list(check_references(config)):
+        raise ConfigError("\n".join(f"{path}: {line}" for line in wrong))
+    return config
+
+
+# --- names that must lead somewhere -------------------------------------------------------------------------------------
+
+
+def check_references(config: Config) -> Iterator[str]:
+    """Each name that leads nowhere, and each that could be taken for another."""
+    yield from _check_names(config)
+    yield from _missing("default", "policy", config.default, config.policies)
+    yield from _missing("baseline", "backend", config.baseline, config.backends)
+    yield from _missing("probe.when_unavailable", "backend", config.probe.when_unavailable, config.backends)
+    for name, options in config.verifiers.items():
+        yield from _missing(f"verifiers.{name}.backend", "backend", getattr(options, "backend", None), config.backends)
+    for name, policy in config.policies.items():
+        for place, plan in _plans(policy):
+            yield from _check_plan(f"policies.{name}.{place}", plan, config)
+        yield from _check_conditions(name, policy, config)
+
+
+def _check_names(config: Config) -> Iterator[str]:
+    """`auto` and `outlay/...` are taken; a backend and a verifier of one name could not be told apart in a trace."""
+    for name in config.backends:
+        if name == "auto" or name.startswith(PREFIX):
+            yield f"backends.{name}: this name stands for a policy in requests; choose another"
+        if name in config.verifiers:
+            yield f"verifiers.{name}: a backend has this name too; choose another"
+
+
+def _plans(policy: Policy) -> Iterator[tuple[str, Plan]]:
+    """Every plan of a policy and where it stands."""
+    if isinstance(policy, Optimiser):
+        yield from ((f"plans[{i}]", plan) for i, plan in enumerate(policy.plans))
+        return
+    for i, rule in enumerate(policy.rules):
+        yield from ((f"rules[{i}].then[{j}]", plan) for j, plan in enumerate(rule.then))
+
+
+def _check_plan(place: str, plan: Plan, config: Config) -> Iterator[str]:
+    have: dict[str, Mapping[str, object]] = {"backend": config.backends, "verifier": config.verifiers}
+    for kind, name in needs(plan):
+        yield from _missing(place, kind, name, have[kind])
+    verifier = config.verifiers.get(plan.verifier or "")
+    if isinstance(plan, TreeSearch) and verifier is not None and verifier.kind not in SCORE_PREFIXES:
+        able = [name for name, options in config.verifiers.items() if options.kind in SCORE_PREFIXES]
+        yield f"{place}: a tree search needs a verifier of kind reward_model; '{plan.verifier}' is of kind {verifier.kind}" + (
+            f", have {', '.join(map(repr, able))}" if able else ""
+        )
+
+
+def _check_conditions(name: str, policy: Policy, config: Config) -> Iterator[str]:
+    """A condition on a backend that is not there would never hold, in silence."""
+    if isinstance(policy, Optimiser):
+        return
+    for i, rule in enumerate(policy.rules):
+        for backend in rule.when.p_correct:
+            yield from _missing(f"policies.{name}.rules[{i}].when.p_correct", "backend", backend, config.backends)
+
+
+def _missing(place: str, kind: str, name: str | None, have: Mapping[str, object]) -> Iterator[str]:
+    if name is not None and name not in have:
+        yield f"{place}: no {kind} '{name}'; {have_instead(name, have)}"

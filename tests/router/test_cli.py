@@ -1,0 +1,214 @@
+"""The command line: what each command prints, where it prints it, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router.cli import main
+
+SCRIPTED = """
+backends:
+  small: {kind: scripted, answers: ["four steps in all"], price: {input_usd_per_mtok: 10, output_usd_per_mtok: 10}}
+  large: {kind: scripted, answers: ["large"], price: {input_usd_per_mtok: 99, output_usd_per_mtok: 99}}
+  broken: {kind: scripted, fail_every: 1}
+policies:
+  balanced: {rules: [{otherwise: {single: {backend: small}}}], description: the small one}
+  dear: {rules: [{otherwise: {single: {backend: large}}}]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    """A configuration with scripted backends."""
+    path = tmp_path / "outlay.yaml"
+    path.write_text(SCRIPTED)
+    return str(path)
+
+
+Captured = pytest.CaptureFixture[str]
+
+
+def outlay(*argv: str) -> int:
+    """Run a command as the shell does; its exit code."""
+    with pytest.raises(SystemExit) as done:
+        main(list(argv))
+    return int(done.value.code or 0)
+
+
+# --- ask ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_ask_prints_the_answer_and_below_it_what_it_cost(config: str, stream: list[str], capsys: Captured) -> None:
+    """The answer alone is on standard output, so that it can be piped; plan, cost and time are on standard error."""
+    assert outlay("ask", "why?", "--config", config, *stream) == 0
+    out, err = capsys.readouterr()
+    assert out == "four steps in all\n"
+    assert re.match(r"single\(small\)  ·  \$0\.0000\d\d \(baseline \$0\.\d+\)  ·  \d+ ms  ·  dec_", err)
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--policy", "dear"], "large\n"),
+        (["--model", "large"], "large\n"),
+        ([], "four steps in all\n"),
+    ],
+)
+def test_ask_takes_a_policy_or_a_model(config: str, options: list[str], answer: str, capsys: Captured) -> None:
+    """--policy and --model say who answers."""
+    assert outlay("ask", "why?", "-c", config, *options) == 0
+    assert capsys.readouterr().out == answer
+
+
+def test_ask_prints_the_whole_response_as_json(config: str, capsys: Captured) -> None:
+    """--json is for programs: the completion with its decision block, and nothing else."""
+    assert outlay("ask", "why?", "-c", config, "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["choices"][0]["message"]["content"] == "four steps in all"
+    assert body["outlay"]["plan"] == "single(small)"
+
+
+def test_ask_takes_the_configuration_of_the_working_directory(config: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """Without --config, ./outlay.yaml is used."""
+    monkeypatch.chdir(Path(config).parent)
+    assert outlay("ask", "why?") == 0
+    assert capsys.readouterr().out == "four steps in all\n"
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["ask", "why?", "-c", "none.yaml"], "none.yaml: cannot be read"),
+        (["ask", "why?", "-c", "CONFIG", "-p", "balancd"], "no model 'outlay/balancd'"),
+        (["ask", "why?", "-c", "CONFIG", "-m", "broken"], "backend 'broken'"),
+        (["ask", "why?", "--url", f"http://127.0.0.1:{free_port()}"], "start one with `outlay serve`"),
+        (["ask", "why?", "--url", "nowhere"], "is no address"),
+        (["serve", "-c", "none.yaml"], "none.yaml: cannot be read"),
+        (["models", "-c", "none.yaml"], "none.yaml: cannot be read"),
+        (["check", "none.yaml"], "none.yaml: cannot be read"),
+        (["explain", "why?", "-c", "none.yaml"], "none.yaml: cannot be read"),
+    ],
+)
+def test_what_a_user_can_change_is_one_line(config: str, argv: list[str], message: str, capsys: Captured) -> None:
+    """A file, a name, an address that is wrong: one line that says so, exit code 2, no traceback."""
+    assert outlay(*(config if arg == "CONFIG" else arg for arg in argv)) == 2
+    out, err = capsys.readouterr()
+    assert message in out + err
+    assert "Traceback" not in err
+
+
+def test_each_mistake_of_a_configuration_has_its_line(tmp_path: Path, capsys: Captured) -> None:
+    """All of them at once, each with its place."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(SCRIPTED.replace("backend: small", "backend: smal").replace("backend: large", "backend: larg"))
+    assert outlay("ask", "why?", "-c", str(path)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2] for line in lines] == ["policies.balanced.rules[0].then[0]", "policies.dear.rules[0].then[0]"]
+    assert "did you mean 'small'?" in lines[0]
+
+
+def test_a_port_that_is_taken_is_known_before_anything_is_loaded(config: str, capsys: Captured) -> None:
+    """The message names the address and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert outlay("serve", "-c", config, "--port", port) == 2
+    err = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1:{port}" in err
+    assert "--port" in err
+
+
+def test_ctrl_c_ends_quietly(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted command ends with the shell's usual code and no traceback."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("router.asking.here", interrupted)
+    assert outlay("ask", "why?", "-c", config) == 130
+
+
+# --- the other commands -------------------------------------------------------------------------------------------------
+
+
+def test_models_lists_what_may_stand_in_model(config: str, capsys: Captured) -> None:
+    """Policies with their descriptions, backends, and what `auto` stands for."""
+    assert outlay("models", "-c", config) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == [["auto", "outlay/balanced"], ["outlay/balanced", "the small one"]]
+    assert ["large", "backend, scripted"] in lines
+
+
+def test_check_says_whether_a_configuration_holds(config: str, capsys: Captured) -> None:
+    """`outlay check` ends with 0 for a good one, and shows its plans."""
+    assert outlay("check", config) == 0
+    assert "single(small)" in capsys.readouterr().out
+
+
+def test_explain_shows_the_plans_without_generating(config: str, capsys: Captured) -> None:
+    """`outlay explain` shows what would be done; no answer is made."""
+    assert outlay("explain", "why?", "-c", config) == 0
+    out = capsys.readouterr().out
+    assert "single(small)" in out
+    assert "four steps" not in out
+
+
+@pytest.mark.parametrize("command", ["serve", "ask", "models", "check", "explain"])
+def test_every_command_shows_an_example(command: str, capsys: Captured) -> None:
+    """`--help` ends with something to copy."""
+    assert outlay(command, "--help") == 0
+    assert f"outlay {command}" in capsys.readouterr().out.partition("Example")[2]
+
+
+# --- a gateway in a process of its own ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(config: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`outlay serve` on a free port, and its address as it printed it."""
+    command = [sys.executable, "-m", "router.cli", "serve", "--config", config, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.search(r"listens on (http://\S+)/v1", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        yield process, found[1]
+        process.kill()
+
+
+def test_a_gateway_serves_and_stops(gateway: tuple[subprocess.Popen[str], str], capsys: Captured) -> None:
+    """`outlay serve` says where it is; `outlay ask --url` gets the same answers, streams and errors; Ctrl-C ends it cleanly."""
+    process, url = gateway
+    for options in ([], ["--stream"]):
+        assert outlay("ask", "why?", "--url", url, *options) == 0
+        out, err = capsys.readouterr()
+        assert (out, err.startswith("single(small)")) == ("four steps in all\n", True)
+    assert outlay("ask", "why?", "--url", url, "-p", "none") == 2
+    assert "no model 'outlay/none'" in capsys.readouterr().err
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, rest
+    assert rest.splitlines()[-1] == "stopped"
+    assert "policy='balanced'" in rest
