@@ -33,6 +33,11 @@ def test_prompts_that_differ_in_case_and_punctuation_are_near_duplicates() -> No
     assert default_group("Use 4 9 to make 24") != default_group("Use 4 9 to make 25")
 
 
+def test_a_group_that_is_given_wins_over_the_text() -> None:
+    labels = table([Labelled("4 9 make 24", "m", 1, 1, "4 9"), Labelled("9 4 make 25", "m", 1, 1, "4 9"), Labelled("none", "m", 1, 1)])
+    assert labels.groups == ("4 9", "4 9", default_group("none"))
+
+
 def test_a_group_lies_on_one_side_and_in_one_fold_and_shares_are_as_said() -> None:
     groups = [f"g{i // 3}" for i in range(3000)]
     side, fold = sides(groups, seed=0), folds(groups, seed=0)

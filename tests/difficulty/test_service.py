@@ -121,6 +121,7 @@ async def test_a_caller_who_leaves_does_not_take_the_estimate_from_another(serve
     probe = WatchedProbe()
     _, leaves, stays = await _crowd(serve(probe), probe, ["twin", "twin"])
     leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
     probe.gate.set()
     assert (await stays).input_tokens == 4
 
