@@ -14,7 +14,7 @@ from difficulty.heuristic import HeuristicProbe
 from difficulty.probe import Estimate
 from policies.facts import Market
 from policies.plans import Single
-from policies.policy import Policy, Rule, Rules
+from policies.policy import Policy, Rule, Rules, When
 
 
 class Estimator(Protocol):
@@ -88,4 +88,4 @@ async def _state(part: object) -> str:
 
 def single_answer_policy(backend: str) -> Policy:
     """The policy of a request that names a backend: one answer of it, and nothing else."""
-    return Rules(rules=(Rule(then=(Single(backend=backend),)),), until=0.0, description=f"one answer of {backend}")
+    return Rules(rules=(Rule(when=When(), then=(Single(backend=backend),)),), until=0.0, description=f"one answer of {backend}")
