@@ -53,7 +53,7 @@ def read_recording(path: Path, model_key: str | None) -> dict[str, list[Draw]]:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MissingExtra(f"{path}:{number}: neither samples nor outcomes ({error!r})") from None
     if not any(found.values()):
-        have = ", ".join(sorted(f"'{model}'" for model in models)) or "no rows with a prompt"
+        have = ", ".join(sorted(f"'{model}'" for model in models)) if found else "no row with a prompt"
         raise MissingExtra(f"{path}: nothing recorded for model_key: {model_key!r}; have {have}")
     return {prompt: draws for prompt, draws in found.items() if draws}
 

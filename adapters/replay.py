@@ -87,7 +87,7 @@ class ReplayBackend:
         prompt = normalised(request.prompt)
         draws = self._draws.get(prompt)
         if draws is None:
-            raise BackendRefused(self.name, f"no answer is recorded for this prompt in {self._options.path}", code="not_recorded")
+            raise BackendRefused(self.name, "no answer is recorded for this prompt", code="not_recorded")
         start = self._served[prompt] if request.seed is None else request.seed % len(draws)
         asked = request.n + (start if request.seed is None else 0)
         if asked > len(draws) and self._options.when_exhausted == "refuse":
