@@ -6,7 +6,6 @@ without trial. It holds as far as token counts do: a backend that counts by esti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,13 +55,13 @@ class Tariff:
         one = self.each_usd + tokens * self.token_usd
         if left_usd >= self.cost_usd(n, tokens):
             return n
-        return max(0, min(n, math.floor((left_usd - self.once_usd) / one + 1e-9))) if one > 0 else 0
+        return int(max(0, min(n, (left_usd - self.once_usd) / one + 1e-9))) if one > 0 else 0
 
     def longest(self, left_usd: float, n: int, tokens: int) -> int:
         """How long `n` answers may be, `tokens` at most, for `left_usd` to pay for them."""
         if self.cost_usd(n, tokens) <= left_usd or self.token_usd == 0:
             return tokens
-        return int((left_usd - self.once_usd - n * self.each_usd) / (n * self.token_usd) + 1e-9)
+        return int(max(0, min(tokens, (left_usd - self.once_usd - n * self.each_usd) / (n * self.token_usd) + 1e-9)))
 
 
 def answer_tariff(backend: Backend, tokens_in: int, verifier: Verifier | None) -> Tariff:

@@ -87,12 +87,12 @@ class _Search:
         return await appraise(self.spec, self.request, self.run, [whole], blind=self.blind)
 
     async def _draw(self, wanted: Mapping[Prefix, int], temperature: float) -> list[Prefix]:
-        """So many next steps for each beginning, all at once; equal ones once. A beginning that fails does not take the others along."""
+        """So many next steps for each beginning, all at once. One that fails leaves the others; if all fail, so does this."""
         asked = [self._asking(prefix, n, temperature) for prefix, n in wanted.items()]
         results = await attempts(self.run.generate(self.spec.backend, one, verifier=self.spec.verifier) for one in asked)
         successes(results)
         drawn = [(p, choice) for p, result in zip(wanted, results, strict=True) if isinstance(result, list) for choice in result]
-        return list(dict.fromkeys(self.steps.grown(drawn)))
+        return self.steps.grown(drawn)
 
     def _asking(self, prefix: Prefix, n: int, temperature: float) -> ChatRequest:
         """With seeds that no other draw of this search has."""
@@ -110,7 +110,7 @@ class _Search:
         return {prefix: further.get(rolled, rolled) for prefix, rolled in ahead.items()}
 
     async def _score(self, prefixes: Sequence[Prefix]) -> None:
-        """Scores what was not scored before, in one call, and offers what is finished."""
+        """Scores what was not scored before, each once and all in one call, and offers what is finished."""
         new = [prefix for prefix in dict.fromkeys(prefixes) if prefix not in self.scores]
         scored = await self.run.score(self.spec.verifier, self.request, [prefix.choice for prefix in new])
         self.scores.update(zip(new, scored, strict=True))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import BackendMalformed, BackendUnavailable
@@ -120,6 +120,8 @@ async def test_answers_are_bought_so_that_they_can_be_scored():
     once=st.floats(0, 10), each=st.floats(0, 10), token=st.floats(0, 10), left=st.floats(0, 1000), n=st.integers(1, 50),
     tokens=st.integers(1, 200),
 )  # fmt: skip
+@example(once=1, each=0, token=5e-324, left=0.5, n=2, tokens=1)
+@example(once=1, each=0, token=5e-324, left=1, n=2, tokens=1)
 def test_what_a_tariff_calls_affordable_is(once, each, token, left, n, tokens):
     """So many answers, and so long, cost no more than is left; and one more would."""
     tariff, tolerance = Tariff(once, each, token), 1e-6

@@ -91,8 +91,9 @@ async def test_steps_are_drawn_from_the_beginning_as_it_is():
 
 async def test_a_stop_string_of_the_client_ends_the_answer():
     """Only the separator means that there is more to come."""
-    answer, _ = await search(tree("a\nb END c\nd"), request=ASKED.but(stop=(" END",)))
-    assert answer.text == "a\nb"
+    backend = tree("a\nb END c\nd")
+    answer, _ = await search(backend, request=ASKED.but(stop=(" END",)))
+    assert (answer.text, starts(backend)) == ("a\nb", ["", "a\n"])
 
 
 async def test_an_answer_cut_off_by_length_is_finished():
@@ -259,6 +260,9 @@ async def test_the_policy_ends_a_search_that_has_an_answer():
     backend = tree("6", "a\nb\nc\nd")
     await search(backend)
     assert len(backend.requests) > 1
+    backend = tree()
+    await search(run=a_run(backend, ScriptedVerifier(by_line(SCORES)), worth_more=lambda pool: False))
+    assert starts(backend) == ["", "a\n", "p\n", "p\nq\n", "a\nb\n"]
 
 
 # --- when something fails ---------------------------------------------------------------------------------------------
@@ -323,3 +327,11 @@ async def test_scores_that_cannot_be_paid_for_end_the_search_not_the_answer():
     answer, _ = await search(run=run, samples=2, lookahead=0)
     assert answer.text.count("\n") == 2
     assert run.spent_usd <= 600
+
+
+async def test_a_completion_without_a_verifier_keeps_no_money_back_for_it():
+    """The verifier is down, and the money left would not pay for another score: it pays for the rest of the answer."""
+    judge = ScriptedVerifier(price=Price(1e6, 0), fails_from=1)
+    run = a_run(tree(), judge, limits=Limits(cost_usd=300.5))
+    answer, _ = await search(run=run, beam_width=1, samples=1, request=ASKED.but(max_tokens=4))
+    assert (answer.text, answer.choice.finish_reason, len(judge.read)) == ("a\nx\n7", "stop", 1)
