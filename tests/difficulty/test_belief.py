@@ -1,0 +1,94 @@
+"""The belief is Bayes' rule on a latent difficulty that all backends share."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from difficulty.belief import NODES, PLAIN, PRIOR, Belief, Channel, Evidence, Scores, Success, logit, sigmoid
+
+LINES = {"small": (0.0, 1.5), "large": (1.0, 1.0)}
+
+
+def test_the_nodes_integrate_a_standard_normal() -> None:
+    """Weights add up to one, mean 0, variance 1, and a chance averaged over them is the integral."""
+    assert PRIOR.sum() == pytest.approx(1)
+    assert PRIOR @ NODES == pytest.approx(0, abs=1e-12)
+    assert PRIOR @ NODES**2 == pytest.approx(1)
+    u = np.random.default_rng(0).normal(size=400_000)
+    assert Belief(LINES).p_correct("small") == pytest.approx(sigmoid(1.5 * u).mean(), abs=3e-3)
+
+
+def test_an_answer_is_weighed_by_bayes_rule() -> None:
+    """The chance that a scored answer is right is prior odds times likelihood ratio, averaged over the posterior."""
+    belief = Belief({"m": (logit(0.3).item(), 0.0)}).after([Evidence("m", PLAIN, 0.6, 0.1)])
+    assert belief.chances == (pytest.approx(0.3 * 0.6 / (0.3 * 0.6 + 0.7 * 0.1)),)
+    assert belief.best == belief.chances[0]
+
+
+def test_a_wrong_answer_of_one_backend_lowers_the_other() -> None:
+    """The difficulty is shared: small's failure is news about large; and more so where small's spread is wide."""
+    failed = Belief(LINES).after([Evidence("small", PLAIN, 0.0, 1.0)])
+    assert failed.p_correct("large") < Belief(LINES).p_correct("large")
+    narrow = {"small": (0.0, 0.1), "large": (1.0, 1.0)}
+    change = Belief(narrow).p_correct("large") - Belief(narrow).after([Evidence("small", PLAIN, 0.0, 1.0)]).p_correct("large")
+    assert change < Belief(LINES).p_correct("large") - failed.p_correct("large")
+
+
+def test_sampling_is_seen_to_be_futile_where_errors_repeat() -> None:
+    """After eight failures, a backend with a wide spread is given up, one without any is not."""
+    failures = [Evidence("small", PLAIN, 1e-6, 1.0)] * 8
+    assert Belief({"small": (0.0, 3.0)}).after(failures).p_correct("small") < 0.1
+    assert Belief({"small": (0.0, 0.0)}).after(failures).p_correct("small") == pytest.approx(0.5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["small", "large"]), st.floats(0.01, 1), st.floats(0.01, 1)), max_size=6))
+def test_the_order_of_answers_does_not_matter(rows: list[tuple[str, float, float]]) -> None:
+    """All at once, one by one, or backwards: the same weights."""
+    answers = [Evidence(name, PLAIN, right, wrong) for name, right, wrong in rows]
+    one_by_one = Belief(LINES)
+    for answer in answers:
+        one_by_one = one_by_one.after([answer])
+    assert np.allclose(Belief(LINES).after(answers).weights, one_by_one.weights)
+    assert np.allclose(Belief(LINES).after(answers[::-1]).weights, one_by_one.weights)
+    assert one_by_one.before.weights is PRIOR
+
+
+def test_tempering_weakens_evidence() -> None:
+    """With an exponent below one the same answers move the belief less."""
+    failures = [Evidence("small", PLAIN, 0.01, 1.0)] * 4
+    full, half = (Belief(LINES, tempering=k).after(failures).p_correct("large") for k in (1.0, 0.5))
+    assert full < half < Belief(LINES).p_correct("large")
+
+
+def test_an_unscored_answer_is_as_right_as_its_backend() -> None:
+    """Without a score the belief does not move, and the answer has the backend's chance."""
+    seen = Belief(LINES).after([Evidence("large")])
+    assert np.allclose(seen.weights, PRIOR)
+    assert seen.best == pytest.approx(Belief(LINES).p_correct("large"))
+
+
+def test_a_channel_shifts_the_odds_of_a_draw() -> None:
+    """A draw through a channel with a positive shift is likelier right than a plain one."""
+    assert Belief(LINES).p_correct("small", Channel(1.0)) > Belief(LINES).p_correct("small")
+    assert Belief(LINES).p_correct("small", Channel(0.0, 1.0)) == Belief(LINES).p_correct("small")
+
+
+@given(st.floats(0, 1))
+def test_scores_are_calibrated_at_the_base_rate(score: float) -> None:
+    """A verifier taken at its word says about its score; an exact one says 0 or 1; both rise with the score."""
+    assert Scores.unfitted().calibrated(score) == pytest.approx(score, abs=0.0626)
+    assert Scores.exact().calibrated(score) == pytest.approx(float(score >= 0.5), abs=1e-5)
+
+
+def test_a_belief_survives_the_log() -> None:
+    """Written as JSON and read back it has the same weights and chances."""
+    belief = Belief.prior({"small": 0.3, "new": -1.0}, {"small": Success(0.1, 0.9, 1.3)}).after([Evidence("small", Channel(0.2), 0.7, 0.1)])
+    again = Belief.from_json(json.loads(json.dumps(belief.as_json())))
+    assert np.array_equal(again.weights, belief.weights)
+    assert again.chances == belief.chances
+    assert again.evidence == belief.evidence

@@ -1,0 +1,87 @@
+"""Each estimator finds the numbers that its data were drawn with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from difficulty.belief import NODES, Success
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tokens, posterior
+
+TRUE = {"small": Success(-0.5, 0.9, 1.2), "large": Success(0.3, 1.1, 0.8)}
+N = 1500
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    rng = np.random.default_rng(0)
+    e, u = rng.normal(size=N) * 1.5, rng.normal(size=N)
+    features = {"small": e, "large": e + 1 + 0.3 * rng.normal(size=N)}
+    draws = {"small": np.full(N, 16), "large": np.full(N, 4)}
+    right = {m: rng.binomial(draws[m], expit(t.intercept + t.slope * features[m] + t.spread * u)) for m, t in TRUE.items()}
+    return rng, u, features, right, draws
+
+
+def test_success_is_recovered_from_counts(drawn) -> None:
+    """Intercept, slope and spread of both backends, from 16 and 4 draws of 1,500 prompts."""
+    _, _, features, right, draws = drawn
+    for name, found in fit_success(features, right, draws).items():
+        true = TRUE[name]
+        assert found.intercept == pytest.approx(true.intercept, abs=0.15)
+        assert found.slope == pytest.approx(true.slope, abs=0.15)
+        assert found.spread == pytest.approx(true.spread, abs=0.15)
+
+
+def test_draws_tell_where_the_latent_difficulty_lies(drawn) -> None:
+    """The posterior mean of u follows the true u closely after twenty draws."""
+    _, u, features, right, draws = drawn
+    weights = posterior(TRUE, features, right, draws)
+    assert weights.sum(axis=1) == pytest.approx(np.ones(N))
+    assert np.corrcoef(weights @ NODES, u)[0, 1] > 0.85
+
+
+def test_a_channel_is_recovered(drawn) -> None:
+    """Draws whose odds were shifted are seen to be, though each prompt has only one of them; without draws it is a plain sample."""
+    rng, u, features, right, draws = drawn
+    weights = posterior(TRUE, features, right, draws)
+    plain = TRUE["small"].intercept + TRUE["small"].slope * features["small"]
+    y = rng.random(N) < expit(0.8 + plain + TRUE["small"].spread * u)
+    logits = plain[:, None] + TRUE["small"].spread * NODES
+    assert fit_channel(logits, weights, y).shift == pytest.approx(0.8, abs=0.2)
+    both = fit_channel(logits, weights, rng.random(N) < expit(0.5 + 0.6 * (plain + TRUE["small"].spread * u)), slope=True)
+    assert (both.shift, both.slope) == (pytest.approx(0.5, abs=0.2), pytest.approx(0.6, abs=0.15))
+    assert fit_channel(logits[:0], weights[:0], []).shift == 0.0
+
+
+def test_scores_become_monotone_calibrated_bins() -> None:
+    """Likelihoods are distributions, calibration rises with the score and matches Bayes' rule on the true densities."""
+    rng = np.random.default_rng(1)
+    right = rng.random(20_000) < 0.4
+    score = rng.normal(0.3 + 0.4 * right, 0.15)
+    found = fit_scores(score, right)
+    assert (sum(found.right), sum(found.wrong)) == (pytest.approx(1), pytest.approx(1))
+    assert found.base_rate == pytest.approx(0.4, abs=0.02)
+    chances = [found.calibrated(s) for s in np.linspace(-0.2, 1.2, 30)]
+    assert (np.diff(chances) >= -1e-12).all()
+    odds = 0.4 / 0.6 * np.exp(((0.55 - 0.3) ** 2 - (0.55 - 0.7) ** 2) / (2 * 0.15**2))
+    assert found.calibrated(0.55) == pytest.approx(odds / (1 + odds), abs=0.08)
+
+
+def test_a_verifier_that_says_one_thing_of_all_is_worth_nothing() -> None:
+    """A constant score leaves the chance at the base rate, whatever its value."""
+    found = fit_scores(np.full(200, 0.7), np.arange(200) % 4 == 0)
+    assert found.calibrated(0.7) == pytest.approx(0.25, abs=0.02)
+
+
+def test_lengths_and_seconds_are_recovered() -> None:
+    """Log-normal tokens by prompt length; seconds to begin and a token; never negative."""
+    rng = np.random.default_rng(2)
+    read = rng.integers(5, 500, 3000)
+    tokens = fit_tokens(read, np.exp(2 + 0.3 * np.log(read) + 0.4 * rng.normal(size=3000)))
+    assert (tokens.intercept, tokens.slope, tokens.sigma) == (pytest.approx(2, abs=0.1), pytest.approx(0.3, abs=0.03), pytest.approx(0.4, abs=0.03))
+    out = rng.integers(10, 200, 3000)
+    latency = fit_latency(out, (0.05 + 0.01 * out) * np.exp(0.2 * rng.normal(size=3000)))
+    assert latency.mean(100) == pytest.approx(1.05, rel=0.06)
+    assert latency.sigma == pytest.approx(0.2, abs=0.03)
+    assert fit_latency([10, 20], [0.2, 0.1]).per_token_s >= 0

@@ -1,0 +1,151 @@
+"""Forecasts are what a simulation of the same assumptions gives, and keep the laws that any forecast must."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from difficulty.belief import NODES, PRIOR, Belief
+from policies.facts import Facts, Market
+from policies.forecast import expected, outlook, remaining, stages, worst
+from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+from tests.policies.conftest import CURVES, PRICES, belief
+
+MARKET = Market(PRICES, frozenset({"small", "large"}), CURVES)
+FACTS = Facts(input_tokens=14)
+
+
+def look(plan: Plan, ease: float = 0.0, stop_at: float = 0.9, so_far: np.ndarray | None = None):
+    rows = stages(plan, belief(ease), MARKET, FACTS)
+    return rows, outlook(rows, belief(ease), MARKET, plan, stop_at, so_far)
+
+
+def simulate(n: int, batch: int, ease: float, stop_at: float, times: int = 40_000) -> tuple[float, float]:
+    """(share of right answers, mean number of draws) of best-of-n played out, with the verifier of the market."""
+    rng = np.random.default_rng(0)
+    scores, b = CURVES.scores["reward"], belief(ease)
+    right, wrong = scores.likelihoods
+    node = rng.choice(len(NODES), size=times, p=PRIOR)
+    p = 1 / (1 + np.exp(-b.logits["small"][node]))
+    correct = rng.random((times, n)) < p[:, None]
+    bins = np.where(correct, rng.choice(len(right), (times, n), p=right), rng.choice(len(wrong), (times, n), p=wrong))
+    prior = 1 / (1 + np.exp(-b.logits["small"]))
+    h = prior[:, None] * right + (1 - prior[:, None]) * wrong
+    ends = int(np.argmax((PRIOR @ (prior[:, None] * right)) / (PRIOR @ h) >= stop_at))
+    drawn = np.full(times, n)
+    for end in range(batch, n, batch):
+        drawn = np.where((drawn == n) & (bins[:, :end].max(axis=1) >= ends), end, drawn)
+    seen = np.where(np.arange(n) < drawn[:, None], bins, -1)
+    picked = (seen + rng.random(seen.shape) * 0.5).argmax(axis=1)  # ties at random
+    return correct[np.arange(times), picked].mean(), drawn.mean()
+
+
+@pytest.mark.parametrize(("n", "batch", "ease"), [(4, 4, 0.0), (8, 2, -1.0), (16, 4, -2.0), (16, 16, 1.0)])
+def test_best_of_n_is_forecast_as_a_simulation_plays_it(n: int, batch: int, ease: float) -> None:
+    """Quality and number of draws of the formula agree with playing the plan 40,000 times."""
+    plan = BestOfN(backend="small", n=n, batch=batch, verifier="reward")
+    rows, view = look(plan, ease)
+    quality, draws = simulate(n, batch, ease, 0.9)
+    assert view.quality == pytest.approx(quality, abs=0.012)
+    assert sum(r.draws * c for r, c in zip(rows, view.reached, strict=True)) == pytest.approx(draws, rel=0.02)
+
+
+@given(st.integers(1, 64), st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_an_exact_checker_finds_any_right_answer(n: int, ease: float) -> None:
+    """With a verifier that never errs, best-of-n is right as often as any of n draws is."""
+    _, view = look(BestOfN(backend="small", n=n, batch=n, verifier="exact"), ease)
+    p = 1 / (1 + np.exp(-belief(ease).logits["small"]))
+    assert view.quality == pytest.approx(float(PRIOR @ (1 - (1 - p) ** n)), abs=2e-3)
+
+
+@given(st.floats(-4, 4))
+@settings(max_examples=30, deadline=None)
+def test_one_draw_is_a_single_answer(ease: float) -> None:
+    """Best of one is worth, costs and takes what one scored answer does."""
+    one, single = look(BestOfN(backend="small", n=1, verifier="reward"), ease), look(Single(backend="small", verifier="reward"), ease)
+    assert one[1].quality == pytest.approx(single[1].quality)
+    assert expected(*one) == pytest.approx(expected(*single))
+    assert single[1].quality == pytest.approx(belief(ease).p_correct("small"))
+
+
+@given(st.floats(-4, 4), st.sampled_from([2, 4, 8, 16]))
+@settings(max_examples=30, deadline=None)
+def test_more_draws_are_no_worse_and_no_cheaper(ease: float, n: int) -> None:
+    """Doubling n raises quality and cost, or leaves them."""
+    few, many = (look(BestOfN(backend="small", n=m, verifier="reward"), ease) for m in (n, 2 * n))
+    assert many[1].quality >= few[1].quality - 1e-9
+    assert expected(*many)[0] >= expected(*few)[0] - 1e-15
+    assert worst(many[0])[0] > worst(few[0])[0]
+
+
+@given(st.floats(-4, 4), st.floats(0.5, 0.99), st.floats(0.5, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_stopping_later_never_costs_less(ease: float, one: float, other: float) -> None:
+    """A higher threshold buys at least as many draws and at least as much quality."""
+    low, high = sorted((one, other))
+    plan = Revise(backend="small", verifier="reward", rounds=6)
+    early, late = look(plan, ease, low), look(plan, ease, high)
+    assert expected(*late)[0] >= expected(*early)[0] - 1e-15
+    assert late[1].quality >= early[1].quality - 0.02
+
+
+def test_the_expected_never_exceeds_the_worst() -> None:
+    """What a plan is expected to cost and take lies under its 95th percentile."""
+    for plan in (Single(backend="large"), Revise(backend="small", verifier="reward"), TreeSearch(backend="small", verifier="reward")):
+        rows, view = look(plan)
+        assert expected(rows, view)[0] <= worst(rows)[0]
+        assert expected(rows, view)[1] <= worst(rows)[1]
+
+
+def test_a_backend_that_does_not_share_the_prompt_is_billed_for_it_each_time() -> None:
+    """Sixteen samples read the prompt once where the backend can, sixteen times where it cannot."""
+    plan = BestOfN(backend="small", n=16, batch=16, verifier="reward")
+    shared, apart = (stages(plan, belief(0), Market(PRICES, names, CURVES), FACTS)[0] for names in (frozenset({"small"}), frozenset()))
+    assert apart.cost_usd - shared.cost_usd == pytest.approx(15 * 14 * 0.1 / 1e6)
+
+
+def test_a_limit_on_tokens_bounds_cost_and_time() -> None:
+    """`max_tokens` of the request cuts the forecast's length of an answer."""
+    plan = Single(backend="large")
+    free, cut = (stages(plan, belief(0), MARKET, Facts(14, max_tokens=m))[0] for m in (None, 10))
+    assert cut.worst_usd < free.worst_usd
+    assert cut.latency_s < free.latency_s
+    assert cut.worst_usd == pytest.approx(24 * 1.4 / 1e6)
+
+
+def test_the_best_answer_so_far_is_kept_unless_a_better_one_comes() -> None:
+    """A plan never makes things worse: with a nearly certain answer in hand its quality stays."""
+    sure = np.full_like(PRIOR, 0.97)
+    _, view = look(BestOfN(backend="small", n=4, verifier="reward"), -3.0, 0.99, sure)
+    assert view.quality >= 0.965
+    _, unscored = look(Single(backend="small"), -3.0, 0.99, sure)
+    assert unscored.quality == pytest.approx(0.97)
+
+
+def test_what_is_left_of_a_plan_begins_after_what_was_drawn() -> None:
+    """After 8 of 16 draws in batches of 4, two batches are left; after all, none."""
+    plan = BestOfN(backend="small", n=16, verifier="reward")
+    rows = stages(plan, belief(0), MARKET, FACTS)
+    assert [row.draws for row in rows] == [4, 4, 4, 4]
+    assert len(remaining(plan, rows, 8)) == 2
+    assert remaining(plan, rows, 16) == []
+
+
+def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
+    """The belief that an outlook leaves open is what updating on low scores gives: small's failures lower large's chance."""
+    _, view = look(BestOfN(backend="small", n=8, batch=8, verifier="exact"), 0.0)
+    open_belief = Belief(belief(0.0).lines, view.open_weights)
+    assert open_belief.p_correct("large") < belief(0.0).p_correct("large") - 0.1
+    assert open_belief.p_correct("small") < 0.2
+
+
+def test_a_majority_of_likely_answers_is_likelier_right_than_one() -> None:
+    """The normal approximation: voting helps an easy prompt; fewer than three votes decide nothing."""
+    def vote(n: int, ease: float) -> float:
+        return look(BestOfN(backend="small", n=n, select="majority"), ease)[1].quality
+
+    assert vote(15, 2.0) > belief(2.0).p_correct("small") + 0.05
+    assert vote(2, 2.0) == pytest.approx(belief(2.0).p_correct("small"))
