@@ -36,9 +36,10 @@ def ask_of(prompt: str, model: str) -> Ask:
 
 @asynccontextmanager
 async def opened(config: Path) -> AsyncIterator[Router]:
-    """The router of a configuration, released afterwards. Raises ConfigError."""
+    """The router of a configuration, released afterwards. Loaded first, so that no deadline runs while models are read from disk."""
     router = assemble(load(config))
     try:
+        await router.parts.load()
         yield router
     finally:
         await router.aclose()
@@ -108,6 +109,6 @@ def summary(block: dict[str, Any]) -> str:
     """One line under the answer: what was bought, what it cost, how long it took."""
     baseline, cut = block.get("baseline_usd"), block.get("truncated_by")
     saved = f" (baseline ${baseline:.6f})" if baseline is not None else ""
-    parts = [block["plan"], f"${block['cost_usd']:.6f}{saved}", f"{block['latency_ms']:.0f} ms", block["decision_id"]]
+    parts = [block["plan"], f"${block['cost_usd']:.6f}{saved}", f"{block['latency_s'] * 1000:.0f} ms", block["id"]]
     return "  ·  ".join(parts + ([f"cut short by the {cut} limit"] if cut else []))
 

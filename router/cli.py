@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,11 @@ def _path(config: Path | None) -> Path:
     return config or default_path()
 
 
+def _quietly() -> None:
+    """No progress bars of model loading between a question and its answer; `serve` keeps them."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
 def _model(model: str, policy: str | None) -> str:
     return f"outlay/{policy}" if policy else model
 
@@ -94,6 +100,7 @@ def ask(
     """Ask one question, of a running gateway (--url) or of a router started for it."""
     from router import asking
 
+    _quietly()
     body = asking.body_of(sys.stdin.read() if prompt == "-" else prompt, _model(model, policy), stream)
     show = _silent if as_json else _show
     response = asyncio.run(asking.there(url, body, show) if url else asking.here(_path(config), body, show))
@@ -145,6 +152,7 @@ def explain(
     """Show the estimate, what every plan is expected to give, and why the winner won; nothing is generated."""
     from rich.console import Console
 
+    _quietly()
     Console().print(asyncio.run(_explained(_path(config), prompt, _model(model, policy))))
 
 

@@ -6,6 +6,7 @@ Pure: time comes in as an argument. `usage` sums all calls that were made for th
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from router.candidates import Candidate
 from router.errors import RouterError
 from router.pipeline_types import Ask, ModelCard, Outcome
 
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 DONE = b"data: [DONE]\n\n"
 WORKING = b": working\n\n"
@@ -25,8 +26,19 @@ WORD = re.compile(r"\S+\s*|\s+")
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON."""
-    return _dumps(value).encode()
+    """Compact JSON. What JSON has no number for (the logarithm of a chance of zero, a limit that is none) becomes null."""
+    try:
+        return _dumps(value).encode()
+    except ValueError:
+        return _dumps(_finite(value)).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def event(value: Any) -> bytes:
@@ -66,15 +78,15 @@ def decision_block(outcome: Outcome) -> dict[str, Any]:
     """What was bought, what it cost, and why."""
     return {
         **outcome.decision,
-        "decision_id": outcome.id,
+        "id": outcome.id,
         "policy": outcome.policy,
-        "policy_digest": outcome.digest,
+        "digest": outcome.digest,
         "plan": outcome.plan,
         "backend": outcome.model,
         "cost_usd": outcome.cost_usd,
         "baseline_usd": outcome.baseline_usd,
-        "latency_ms": _ms(outcome.latency_s),
-        "overhead_ms": _ms(outcome.overhead_s),
+        "latency_s": round(outcome.latency_s, 6),
+        "overhead_s": round(outcome.overhead_s, 6),
         "cached": outcome.cached,
         "truncated_by": outcome.truncated_by,
         "degraded": list(outcome.degraded),

@@ -99,7 +99,7 @@ async def test_a_plain_answer() -> None:
     response = await ask(pipeline, outlay={"max_cost_usd": 0.5})
     assert response.status_code == 200
     assert response.json()["choices"][0]["message"]["content"] == "6*4=24"
-    assert response.headers["x-outlay-decision-id"] == response.json()["outlay"]["decision_id"] == pipeline.asks[0].id
+    assert response.headers["x-outlay-decision-id"] == response.json()["outlay"]["id"] == pipeline.asks[0].id
     assert response.headers["x-outlay-plan"] == "single(small)"
     assert pipeline.asks[0].max_cost_usd == 0.5
 
@@ -124,7 +124,7 @@ async def test_a_live_answer_streams_delta_by_delta() -> None:
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [first["choices"][0]["delta"], second["choices"][0]["delta"]] == [{"content": "6*"}, {"content": "4=24"}]
     assert end["choices"][0]["finish_reason"] == "stop"
-    assert end["outlay"]["decision_id"] == response.headers["x-outlay-decision-id"] == pipeline.asks[0].id
+    assert end["outlay"]["id"] == response.headers["x-outlay-decision-id"] == pipeline.asks[0].id
     assert len({chunk["id"] for chunk in (role, first, second, end)}) == 1
 
 

@@ -248,7 +248,7 @@ def test_a_completion_has_openais_shape_and_the_decision() -> None:
     assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in body["choices"]] == [(0, "a", "stop"), (1, "b", "stop")]
     assert body["choices"][0]["outlay"] == {"backend": "small", "plan": "single(small)", "score": 0.9, "votes": None}
     block = body["outlay"]
-    assert (block["cause"], block["cost_usd"], block["baseline_usd"], block["overhead_ms"]) == ("utility", 0.000042, 0.0005, 4.0)
+    assert (block["cause"], block["cost_usd"], block["baseline_usd"], block["overhead_s"]) == ("utility", 0.000042, 0.0005, 0.004)
 
 
 def test_tool_calls_keep_the_backends_message() -> None:
@@ -273,6 +273,12 @@ def test_logprobs_go_out_in_openais_shape() -> None:
     assert [token["logprob"] for token in body["choices"][0]["logprobs"]["content"]] == [-0.1, -0.2]
     live = json.loads(render.Chunks(ask(), 0).delta(Delta("a", logprobs=(-0.5,)))[6:])
     assert live["choices"][0]["logprobs"]["content"][0] == {"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+
+
+def test_what_json_has_no_number_for_becomes_null() -> None:
+    """A body is always valid JSON, also with a token of chance zero in it."""
+    body = json.loads(render.dumps(render.completion(outcome(ask(), candidate(logprobs=(-0.1, float("-inf")))), 0)))
+    assert [token["logprob"] for token in body["choices"][0]["logprobs"]["content"]] == [-0.1, None]
 
 
 def test_default_headers_are_few_and_verbose_ones_asked_for() -> None:
