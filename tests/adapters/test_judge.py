@@ -58,10 +58,10 @@ def test_grades_are_read_from_json_from_a_named_number_or_from_a_bare_one(reply:
     assert found[0] == pytest.approx(score)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    ["", "good", "I found 3 mistakes in it", '{"score": 11}', '{"score": -1}', '{"score": true}', '{"score": null}', '{"score": NaN}', "7 8"],
-)
+NO_GRADES = ["", "good", "I found 3 mistakes in it", "7 8", *(f'{{"score": {value}}}' for value in ("11", "-1", "true", "null", "NaN"))]
+
+
+@pytest.mark.parametrize("reply", NO_GRADES)
 def test_what_is_no_grade_on_the_scale_is_none(reply: str) -> None:
     """Nothing is guessed: a number in prose, off the scale, or none, is no grade."""
     assert parse_grade(reply, 10) is None

@@ -76,6 +76,14 @@ async def test_a_finished_answer_is_read_at_every_step_and_at_its_end(process: P
     assert verdict.score == verdict.steps[-1]
 
 
+async def test_a_line_end_after_the_last_step_is_no_step_of_its_own(process: Path) -> None:
+    """A finished answer that ends with a separator has its last step read at the end token, not twice."""
+    async with reward(process) as model:
+        (verdict,) = await model.score(REQUEST, [Choice("1+2=3\n3+4=7\n")], Call(Price()))
+    first, _, end = by_hand(process, "<|user|>a b<|assistant|>1+2=3\n3+4=7\n<|end|>")
+    assert verdict.steps == pytest.approx([logistic(first), logistic(end)], abs=1e-5)
+
+
 @pytest.mark.parametrize("reason", ["length", "cancelled"])
 async def test_an_unfinished_answer_is_read_without_an_end(process: Path, reason: str) -> None:
     """A prefix is scored at its last separator, and no end token is put after it."""

@@ -41,6 +41,7 @@ async def values(verifier: Verifier, *answers: str | Choice) -> list[float | Non
 
 HANG = threading.Event()
 HUNG = threading.Semaphore(0)
+CHECKED: list[str] = []
 
 
 def ends_in_six(prompt: str, answer: str) -> bool:
@@ -49,6 +50,7 @@ def ends_in_six(prompt: str, answer: str) -> bool:
 
 def picky(prompt: str, answer: str) -> float:
     """What a bad check can do: raise, hang, leave, give nonsense."""
+    CHECKED.append(answer)
     match answer:
         case "raise":
             raise KeyError("oops")
@@ -213,6 +215,18 @@ async def test_a_check_that_hangs_costs_timeout_s_and_keeps_what_was_checked() -
     assert await values(verifier, "fine", "hang", "late") == [0.5, None, None]
     with pytest.raises(VerifierError, match=r"no verdict within 0\.05 s"):
         await score(verifier, "hang")
+
+
+@pytest.mark.usefixtures("_hanging")
+async def test_what_nobody_waits_for_any_more_is_not_checked() -> None:
+    """When the time is over, the answers behind the one that hung are left alone."""
+    CHECKED.clear()
+    await values(build(kind="python", entry=ENTRY, timeout_s=0.05), "fine", "hang", "late")
+    HANG.set()
+    for thread in threading.enumerate():
+        if thread.name == "verifier-check":
+            await asyncio.to_thread(thread.join, 10)
+    assert CHECKED == ["fine", "hang"]
 
 
 @pytest.mark.usefixtures("_hanging")
