@@ -47,8 +47,8 @@ class Tokens:
 class Latency:
     """Seconds of one call: first_s + per_token_s * output tokens, log-normal around it."""
 
-    first_s: float = 0.5
-    per_token_s: float = 0.02
+    first_s: float = 0.3
+    per_token_s: float = 0.01
     sigma: float = 0.4
 
     def mean(self, output_tokens: float) -> float:

@@ -22,8 +22,8 @@ def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Deci
 
 
 def worth_more(policy: Policy, market: Market, facts: Facts, belief: Belief, plan: Plan, drawn: int) -> bool:
-    """Whether a plan under way, which has made `drawn` answers, should go on with its next batch."""
-    return _form(policy, market, facts, belief).goes_on(plan, drawn)
+    """Whether a plan under way, which has made `drawn` answers, should go on with its next batch. A forced plan is run whole."""
+    return facts.forced is not None or _form(policy, market, facts, belief).goes_on(plan, drawn)
 
 
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.backends import build_backend
-
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
 from adapters.types import Backend, Price, Verifier
@@ -51,7 +50,8 @@ def parts(config: Config) -> Parts:
 
 def market(backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier], curves: Curves) -> Market:
     """Prices of all that is sold, and what was learned about it."""
-    sold: dict[str, Price] = {name: part.price for name, part in [*backends.items(), *verifiers.items()]}
+    sold: dict[str, Price] = {name: backend.price for name, backend in backends.items()}
+    sold |= {name: verifier.price for name, verifier in verifiers.items()}
     shared = frozenset(name for name, backend in backends.items() if backend.features.native_n)
     return Market({name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in sold.items()}, shared, curves)
 

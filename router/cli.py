@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from adapters.errors import AdapterError
+from difficulty.errors import DifficultyError
 from router.errors import ConfigError, RouterError
 
 cli = typer.Typer(
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the command `outlay`."""
     try:
         cli(argv)
-    except (ConfigError, RouterError, AdapterError) as error:
+    except (ConfigError, RouterError, AdapterError, DifficultyError) as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -154,6 +155,47 @@ def explain(
 
     _quietly()
     Console().print(asyncio.run(_explained(_path(config), prompt, _model(model, policy))))
+
+
+@cli.command(epilog="Example:  outlay collect --prompts puzzles.jsonl --truth exact --out log.jsonl")
+def collect(
+    prompts: Annotated[Path, typer.Option(help='JSON lines with "prompt", and "gold" and "group" where there are.', exists=True)],
+    out: Annotated[Path, typer.Option(help="The log; rows are appended, and prompts that it holds are skipped.")] = Path("collected.jsonl"),
+    truth: Annotated[str | None, typer.Option(help="Verifier that marks answers; unset: the gold answer does.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draws of the backend that most plans use.")] = 16,
+    samples_dear: Annotated[int, typer.Option(min=1, help="Draws of each other backend.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at once.")] = 4,
+    max_cost_usd: Annotated[float, typer.Option(min=0, help="No new prompt is begun once so much is spent.")] = float("inf"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.", show_default=False)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run labelled prompts through all plans and log what was seen, for `outlay fit`. Goes on where it was stopped."""
+    from router.learning import Collection, run_collect
+
+    run_collect(Collection(_path(config), prompts, out, samples, samples_dear, truth, concurrency, max_cost_usd, limit))
+
+
+@cli.command(epilog="Example:  outlay fit --log log.jsonl --out fleet/probe")
+def fit(
+    log: Annotated[Path, typer.Option(help="What `outlay collect` wrote.", exists=True)],
+    out: Annotated[Path, typer.Option(help="Folder for probe, curves and report.")],
+    encoder: Annotated[str | None, typer.Option(help="Unset: probe.encoder of the configuration.", show_default=False)] = None,
+    seed: int = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Learn the probe, the verifiers' calibration and the plans' curves from a log, and report how good they are."""
+    from router.learning import run_fit
+
+    run_fit(_path(config), log, out, encoder, seed)
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def demo(context: typer.Context) -> None:
+    """Send held-out puzzles through every plan of the embedded fleet, and compare what they give and cost."""
+    import runpy
+
+    sys.argv = ["outlay demo", *context.args]
+    runpy.run_module("fleet.demo", run_name="__main__")
 
 
 async def _explained(config: Path, prompt: str, model: str) -> Any:

@@ -58,13 +58,14 @@ class Parts:
 
     async def ready(self) -> dict[str, str]:
         """Each part that has something to load or reach, with `ok` or with what is wrong."""
-        parts = [(f"backend:{name}", part) for name, part in self.backends.items()]
-        parts += [(f"verifier:{name}", part) for name, part in self.verifiers.items()]  # type: ignore[misc]
+        parts: list[tuple[str, object]] = [(f"backend:{name}", part) for name, part in self.backends.items()]
+        parts += [(f"verifier:{name}", part) for name, part in self.verifiers.items()]
+        parts += [("probe", self.probe)] if self.probe else []
         return {name: await _state(part) for name, part in parts}
 
     async def load(self) -> None:
-        """Load what is loaded at start-up rather than at the first request (local models)."""
-        for part in (*self.backends.values(), *self.verifiers.values()):
+        """Load what is loaded at start-up rather than at the first request (local models, the probe's encoder)."""
+        for part in (*self.backends.values(), *self.verifiers.values(), self.probe):
             if (load := getattr(part, "load", None)) is not None:
                 await load()
 

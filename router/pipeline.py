@@ -21,9 +21,10 @@ from difficulty.belief import Evidence
 from difficulty.errors import ProbeUnavailable
 from policies.decide import decide, worth_more
 from policies.facts import NothingToRun
-from policies.plans import Plan, Single
+from policies.plans import Plan, Single, TreeSearch
+from policies.policy import needs
 from router.answer_cache import AnswerCache
-from router.errors import DeadlineExceeded, OverBudget, RouterError, UnknownModel, from_backend
+from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, RouterError, UnknownModel, from_backend, have_instead
 from router.job import Action, Job
 from router.parts import Parts, single_answer_policy
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
@@ -67,13 +68,23 @@ class Router:
     # --- the stations -------------------------------------------------------------------------------------------------
 
     def _open(self, ask: Ask) -> Job:
-        """Policy, limits and a run for the request. Raises UnknownModel."""
+        """Policy, limits and a run for the request. Raises UnknownModel, or InvalidRequest for a plan that cannot be run here."""
+        self._check_forced(ask.plan)
         policy = self.parts.default_policy if ask.model == "auto" else ask.model.removeprefix("outlay/")
         if policy in self.parts.policies and policy != ask.model:
             return Job(ask, policy, self.parts.policies[policy], self.parts)
         if ask.model in self.parts.backends:
             return Job(ask, ask.model, single_answer_policy(ask.model), self.parts, bypass=True)
         raise UnknownModel(ask.model, [card.id for card in self.models()])
+
+    def _check_forced(self, plan: Plan | None) -> None:
+        """A plan that the caller names may need what is not there, or what cannot do it."""
+        have: Mapping[str, Mapping[str, object]] = {"backend": self.parts.backends, "verifier": self.parts.verifiers}
+        for kind, name in needs(plan) if plan else ():
+            if name not in have[kind]:
+                raise InvalidRequest(f"no {kind} '{name}'; {have_instead(name, have[kind])}", param="outlay.plan")
+        if isinstance(plan, TreeSearch) and not self.parts.verifiers[plan.verifier].scores_prefixes:
+            raise InvalidRequest(f"a tree search needs a verifier of unfinished answers; '{plan.verifier}' is none", param="outlay.plan")
 
     async def _estimate(self, job: Job) -> None:
         """What the probe believes; where it fails, the heuristic's belief and the configured fallback plan."""

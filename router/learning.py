@@ -1,0 +1,122 @@
+"""What `outlay collect` and `outlay fit` do with files, progress and Ctrl-C; the work itself is in `collect.py` and `fit.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from difficulty.labels import TEST
+from policies.plans import Plan
+from router.assembly import market, parts
+from router.collect import Collector, collect, plans_of, read_log, read_prompts
+from router.config import Config, load
+from router.errors import ConfigError
+from router.fit import labels, learn_curves
+from router.parts import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The options of `outlay collect`."""
+
+    config: Path
+    prompts: Path
+    out: Path
+    samples: int
+    samples_dear: int
+    truth: str | None
+    concurrency: int
+    max_cost_usd: float
+    limit: int | None
+
+
+def run_collect(options: Collection) -> None:
+    """Run the prompts that the log does not hold yet. Ctrl-C keeps every finished row."""
+    console, config = Console(stderr=True), without_probe(load(options.config))
+    if options.truth is not None and options.truth not in config.verifiers:
+        raise ConfigError(f"--truth: no verifier '{options.truth}'; have {', '.join(config.verifiers) or 'none'}")
+    prompts = read_prompts(options.prompts, need_gold=options.truth is None)[: options.limit]
+    built = parts(config)
+    used = [plan.verifier for policy in built.policies.values() for plan in policy.all_plans if plan.verifier]
+    plans = plans_of(built, options.samples, options.samples_dear, list(dict.fromkeys(used)))
+    truth = built.verifiers[options.truth] if options.truth else None
+    collector = Collector(built, plans, truth, options.concurrency, options.max_cost_usd)
+    draws = ", ".join(f"{n} of {name}" for name, n in plans.samples.items())
+    console.print(f"each prompt: {draws}; {', '.join(plan.key for plan in plans.chains) or 'no chains'} -> {options.out}", markup=False)
+    try:
+        written = asyncio.run(_collected(built, collector, prompts, options.out, console))
+        console.print(f"{written} rows written, ${collector.spent_usd:.6f} spent")
+    except KeyboardInterrupt:
+        console.print(f"stopped; {options.out} holds every row that was finished, and the same command goes on from there")
+
+
+async def _collected(built: Parts, collector: Collector, prompts: Any, out: Path, console: Console) -> int:
+    try:
+        await built.load()
+        with _bar(console) as bar:
+            task = bar.add_task("collect", total=len(prompts))
+
+            def show(done: int, usd: float) -> None:
+                bar.update(task, completed=done, description=f"collect ${usd:.4f}")
+
+            return await collect(collector, prompts, out, show)
+    finally:
+        await built.aclose()
+
+
+def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: int) -> None:
+    """Probe, curves and report from a log. Raises ConfigError or a DifficultyError that says what is missing."""
+    from difficulty.artifact import save_probe
+    from difficulty.encoders import open_encoder
+    from difficulty.fit import fit_probe
+    from difficulty.report import summary, write_report
+
+    console, config = Console(stderr=True), load(config_path)
+    rows, encoder = read_log(log), encoder or config.probe.encoder
+    if not rows:
+        raise ConfigError(f"{log}: no rows; `outlay collect` writes them")
+    if encoder is None:
+        raise ConfigError("no encoder: set `probe.encoder` in the configuration, or name one with --encoder")
+    reader = open_encoder(encoder, threads=config.probe.threads)
+    with _stages(console) as progress:
+        fitted = fit_probe(labels(rows), reader, seed=seed, progress=progress)
+    report = write_report(fitted, out)
+    save_probe(out, fitted.head, reader, data_digest=fitted.table.digest, seed=seed, figures=summary(fitted, report))
+    built = parts(without_probe(config))
+    plans: list[Plan] = [plan for policy in config.policies.values() for plan in policy.all_plans]
+    curves = learn_curves(rows, fitted, market(built.backends, built.verifiers, built.market.curves), plans, source=f"{len(rows)} prompts")
+    curves.save(out / "curves.json")
+    tested = int((fitted.side == TEST).sum())
+    console.print(f"{len(rows)} prompts, {tested} of them kept for the report: {out / 'report.md'}")
+    console.print(f"probe and curves are in {out}; name them in the configuration: probe.artifact: {out}, curves: {out / 'curves.json'}")
+
+
+def without_probe(config: Config) -> Config:
+    """The configuration without what is yet to be learned, and without a cache, so that it can be assembled to learn it."""
+    return config.model_copy(update={"probe": type(config.probe)(), "curves": None, "cache": None})
+
+
+def _bar(console: Console) -> Progress:
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=console)
+
+
+@contextmanager
+def _stages(console: Console) -> Iterator[Any]:
+    """A bar for each stage of a fit."""
+    with Progress(console=console) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(stage: str, share: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=1.0)
+            bar.update(tasks[stage], completed=share)
+
+        yield update
