@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from difficulty.belief import PLAIN, Belief, Evidence
 from policies.decide import decide, worth_more
 from policies.facts import Facts, Market, NothingToRun
-from policies.plans import Single
+from policies.plans import Plan, Single
 from policies.policy import Policy
 from tests.policies.conftest import CURVES, PRICES, belief
 
@@ -61,6 +61,7 @@ def test_a_right_answer_that_is_worth_more_buys_more() -> None:
 
 def test_a_second_that_is_worth_more_buys_a_faster_plan() -> None:
     """With dear seconds the plan is the quicker one."""
+
     def seconds(value: float) -> float:
         decision = decide(policy(second=value), MARKET, FACTS, belief(-2.0))
         return next(c for c in decision.considered if c.plan == decision.plan).latency_s
@@ -183,6 +184,7 @@ def test_the_first_rule_that_matches_is_followed() -> None:
         {"when": {"input_tokens": {"min": 1000}}, "then": PLANS[3]},
         {"otherwise": LARGE},
     )
+
     def plan(ease: float, **facts: Any) -> str:
         return decide(book, MARKET, replace(FACTS, **facts), belief(ease)).plan.key
 
@@ -217,6 +219,14 @@ def test_a_plan_that_the_caller_names_is_run_once() -> None:
     assert decide(policy(), MARKET, replace(forced, done=frozenset({"single(large)"})), belief(9.0).after([Evidence("large")])).plan is None
     with pytest.raises(NothingToRun, match="is down"):
         decide(policy(), MARKET, replace(forced, down=frozenset({"large"})), belief(9.0))
+
+
+def test_a_plan_that_the_caller_names_is_run_whole() -> None:
+    """What the policy would rather do next does not cut a forced plan short, as it does a plan of its own choice."""
+    best_of = TypeAdapter(Plan).validate_python(PLANS[2])
+    sure = belief(9.0).after([RIGHT])
+    assert not worth_more(policy(), MARKET, FACTS, sure, best_of, 4)
+    assert worth_more(policy(), MARKET, replace(FACTS, forced=best_of), sure, best_of, 4)
 
 
 # --- what a policy may not say ------------------------------------------------------------------------------------------
