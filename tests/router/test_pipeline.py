@@ -1,0 +1,415 @@
+"""One request through all of it: what it costs, what it says of itself, and what happens when a part fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from adapters.cache import MemoryCache
+from adapters.errors import VerifierError
+from adapters.scripted import ScriptedBackend, scripted
+from adapters.types import Call, ChatRequest, Choice, Delta, Price, Verdict
+from difficulty.belief import Belief, Channel, Scores, Success
+from difficulty.curves import Curves, Latency, PlanFit, Tokens
+from difficulty.errors import ProbeUnavailable
+from difficulty.probe import Estimate
+from policies.decide import decide
+from policies.facts import Market
+from policies.plans import BestOfN, Single, TreeSearch
+from policies.policy import Policy
+from router.errors import BackendFailed, DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
+from router.parts import Parts
+from router.pipeline import Router
+from router.pipeline_types import Ask, CacheControl
+from router.record import facts_from_json
+
+SMALL, LARGE = Price(1.0, 1.0), Price(14.0, 14.0)
+
+
+@dataclass
+class Exact:
+    """A verifier that knows the word `right`."""
+
+    name: str = "exact"
+    price: Price = field(default_factory=lambda: Price(1.0, 0.0))
+    scores_prefixes: bool = False
+    fails: bool = False
+    asked: int = 0
+
+    async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+        self.asked += len(choices)
+        if self.fails:
+            raise VerifierError(self.name, "gone")
+        call.input_tokens = 10 * len(choices)
+        return [Verdict(1.0 if "right" in choice.text else 0.0) for choice in choices]
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass
+class Probe:
+    """Says how hard every prompt is, or that it cannot."""
+
+    ease: float = 0.0
+    down: bool = False
+
+    async def estimate(self, text: str) -> Estimate:
+        if self.down:
+            raise ProbeUnavailable("timeout", "too slow")
+        return Estimate({"small": self.ease, "large": self.ease + 1}, {"small": 0.5, "large": 0.7}, "probe", 5, 5)
+
+    async def aclose(self) -> None: ...
+
+
+CURVES = Curves(
+    success={"small": Success(spread=1.0), "large": Success(spread=1.0)},
+    tokens={"small": Tokens(1.0, 0.0, 0.1), "large": Tokens(1.0, 0.0, 0.1)},
+    latency={"small": Latency(0.01, 0.001, 0.1), "large": Latency(0.02, 0.001, 0.1), "exact": Latency(0.001, 0.0, 0.1)},
+    scores={"exact": Scores.exact()},
+    plans={"revise(small, verifier=exact)": PlanFit(Channel(0.5))},
+)
+PLANS: list[dict[str, Any]] = [
+    {"single": {"backend": "small"}},
+    {"revise": {"backend": "small", "verifier": "exact"}},
+    {"best_of_n": {"backend": "small", "n": 8, "verifier": "exact"}},
+    {"single": {"backend": "large"}},
+]
+
+
+def a_policy(value: float = 1e-3, plans: list[dict[str, Any]] | None = None, **more: Any) -> Policy:
+    raw = {"objective": {"value_of_correct_usd": value}, "plans": plans or PLANS, **more}
+    return TypeAdapter(Policy).validate_python(raw)
+
+
+def a_router(
+    small: ScriptedBackend | None = None, large: ScriptedBackend | None = None, *, policy: Policy | None = None,
+    probe: Any = None, verifier: Exact | None = None, **more: Any,
+) -> Router:  # fmt: skip
+    backends = {
+        "small": small or scripted("small", "wrong one", "a right one", price=SMALL),
+        "large": large or scripted("large", "the right one", price=LARGE),
+    }
+    prices = {"small": (1.0, 1.0), "large": (14.0, 14.0), "exact": (1.0, 0.0)}
+    return Router(
+        Parts(
+            backends=backends, verifiers={"exact": verifier or Exact()}, policies={"balanced": policy or a_policy()}, default_policy="balanced",
+            market=Market(prices, frozenset(backends), CURVES), probe=probe or Probe(), probe_price=Price(1.0), **more,
+        )
+    )  # fmt: skip
+
+
+def an_ask(text: str = "a question of some words", model: str = "auto", **more: Any) -> Ask:
+    fields = {name: more.pop(name) for name in ("n", "max_tokens", "extra", "messages") if name in more}
+    messages = fields.pop("messages", ({"role": "user", "content": text},))
+    return Ask(ChatRequest(messages, **fields), model, **more)
+
+
+async def test_a_right_answer_goes_out_with_its_cost_and_its_reason() -> None:
+    """The wrong first attempt is revised; usage, trace and cost agree, and the block says which action was taken and why."""
+    outcome = await a_router().answer(an_ask())
+    assert outcome.candidates[0].text == "a right one"
+    assert outcome.plan == "revise(small, verifier=exact)"
+    calls = outcome.decision["calls"]
+    assert [call["kind"] for call in calls] == ["estimate", "generate", "score", "generate", "score"]
+    assert outcome.cost_usd == pytest.approx(sum(call["cost_usd"] for call in calls))
+    assert outcome.input_tokens == sum(call["input_tokens"] for call in calls)
+    assert outcome.output_tokens == sum(call["output_tokens"] for call in calls)
+    assert outcome.decision["decisions"][0]["reason"].startswith("expected right")
+    assert outcome.decision["actions"][0]["chance"] > 0.99
+    assert outcome.baseline_usd is not None
+    assert outcome.baseline_usd > 0
+
+
+async def test_every_logged_decision_can_be_made_again() -> None:
+    """From the block alone, facts and belief, `decide` takes the same action."""
+    router = a_router(scripted("small", "wrong", price=SMALL))
+    outcome = await router.answer(an_ask())
+    assert len(outcome.decision["decisions"]) > 1
+    for row in outcome.decision["decisions"]:
+        again = decide(router.parts.policies["balanced"], router.parts.market, facts_from_json(row["facts"]), Belief.from_json(row["belief"]))
+        assert (again.plan.key if again.plan else None) == row["plan"]
+
+
+async def test_an_easy_prompt_gets_one_answer_and_a_hard_one_goes_up() -> None:
+    """The estimate picks: one cheap answer where it is nearly sure, the large model after the small one failed."""
+    easy = await a_router(probe=Probe(9.0)).answer(an_ask())
+    assert easy.plan == "single(small)"
+    hard = await a_router(scripted("small", "wrong", price=SMALL)).answer(an_ask())
+    assert hard.model == "large"
+    assert hard.candidates[0].text == "the right one"
+
+
+async def test_a_backends_name_bypasses_the_policy() -> None:
+    """One call, no estimate, no verifier."""
+    outcome = await a_router().answer(an_ask(model="large"))
+    assert [call["kind"] for call in outcome.decision["calls"]] == ["generate"]
+    assert outcome.plan == "single(large)"
+
+
+async def test_unknown_names_are_refused_with_what_there_is() -> None:
+    """A model, a policy, and what a forced plan needs."""
+    router = a_router()
+    for model in ("gpt", "outlay/none", "balanced"):
+        with pytest.raises(UnknownModel, match="have"):
+            await router.answer(an_ask(model=model))
+    with pytest.raises(InvalidRequest, match="no verifier 'judge'"):
+        await router.answer(an_ask(plan=BestOfN(backend="small", n=2, verifier="judge")))
+    with pytest.raises(InvalidRequest, match="unfinished"):
+        await router.answer(an_ask(plan=TreeSearch(backend="small", verifier="exact")))
+
+
+async def test_a_plan_that_the_caller_names_is_run_whole() -> None:
+    """Forced best-of-4 draws four although the second is right."""
+    outcome = await a_router().answer(an_ask(plan=BestOfN(backend="small", n=4, batch=2, verifier="exact")))
+    assert outcome.decision["actions"][0]["answers"] == 4
+    assert "right" in outcome.candidates[0].text
+    assert outcome.decision["cause"] == "forced"
+
+
+# --- a part fails -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_probe_that_is_down_hands_over_to_the_configured_backend() -> None:
+    """`when_unavailable` answers, marked; without it the rule of thumb decides."""
+    outcome = await a_router(probe=Probe(down=True), when_unavailable="large").answer(an_ask())
+    assert (outcome.model, outcome.decision["cause"]) == ("large", "fallback")
+    assert outcome.degraded == ("probe",)
+    by_thumb = await a_router(probe=Probe(down=True)).answer(an_ask())
+    assert by_thumb.decision["estimate"]["source"] == "heuristic"
+    assert by_thumb.decision["cause"] == "utility"
+
+
+async def test_the_fallback_of_the_probe_may_be_down_too() -> None:
+    """With the fallback's backend gone the policy decides among what is left."""
+    broken = scripted("large", fail_every=1, price=LARGE)
+    outcome = await a_router(large=broken, probe=Probe(down=True), when_unavailable="large").answer(an_ask())
+    assert "right" in outcome.candidates[0].text
+    assert set(outcome.degraded) == {"probe", "backend:large"}
+
+
+async def test_a_verifier_that_is_down_leaves_an_unscored_answer_and_is_not_asked_again() -> None:
+    """The answer goes out, marked; later plans of the request do without the verifier."""
+    verifier = Exact(fails=True)
+    outcome = await a_router(verifier=verifier).answer(an_ask())
+    assert outcome.candidates
+    assert "verifier:exact" in outcome.degraded
+    assert verifier.asked == 1
+
+
+async def test_a_backend_that_is_down_is_replaced() -> None:
+    """Small fails: large answers, and the block says what failed."""
+    outcome = await a_router(scripted("small", fail_every=1, price=SMALL)).answer(an_ask())
+    assert outcome.model == "large"
+    assert "backend:small" in outcome.degraded
+    assert outcome.decision["actions"][0]["error"] == "BackendUnavailable"
+
+
+async def test_all_backends_down_is_their_failure() -> None:
+    """Nothing can answer: the last backend's error, as a BackendFailed that is worth a retry; the decision is remembered."""
+    router = a_router(scripted("small", fail_every=1), scripted("large", fail_every=1))
+    ask = an_ask()
+    with pytest.raises(BackendFailed) as caught:
+        await router.answer(ask)
+    assert caught.value.status == 503
+    block = await router.decision(ask.id)
+    assert block is not None
+    assert {action["error"] for action in block["actions"]} == {"BackendUnavailable"}
+
+
+async def test_what_a_backend_refuses_is_the_callers_error() -> None:
+    """A prompt that no backend can read comes back as an invalid request with the backend's words."""
+    router = a_router(*(scripted(name, fail_every=1, error="refused") for name in ("small", "large")))
+    with pytest.raises(InvalidRequest):
+        await router.answer(an_ask())
+
+
+async def test_at_the_deadline_the_best_so_far_goes_out_marked() -> None:
+    """Small answers at once but wrongly, large never: the wrong answer is all there is, and it says so."""
+    policy = a_policy(1.0, [PLANS[2], PLANS[3]])
+    router = a_router(scripted("small", "wrong", price=SMALL), scripted("large", never=True, price=LARGE), policy=policy)
+    outcome = await router.answer(an_ask(deadline_s=0.3))
+    assert outcome.candidates[0].text == "wrong"
+    assert outcome.truncated_by == "deadline"
+    assert [call["outcome"] for call in outcome.decision["calls"] if call["target"] == "large"] == ["cancelled"]
+
+
+async def test_a_deadline_before_the_first_answer_is_said() -> None:
+    """Nothing finished in time: DeadlineExceeded; nothing could: the same, before a token is spent."""
+    slow = a_router(scripted("small", never=True), scripted("large", never=True))
+    with pytest.raises(DeadlineExceeded):
+        await slow.answer(an_ask(deadline_s=0.2))
+    hopeless = a_router()
+    with pytest.raises(DeadlineExceeded, match="may take"):
+        await hopeless.answer(an_ask(deadline_s=0.001))
+    assert not hopeless.parts.backends["small"].requests  # type: ignore[attr-defined]
+
+
+async def test_the_ceiling_holds_and_can_only_be_lowered_by_the_caller() -> None:
+    """Spend stays under the smaller of policy's and caller's; a ceiling below everything is refused before a cent is spent."""
+    policy = a_policy(1.0, limits={"cost_usd": 1e-4})
+    for ceiling in (1.0, 6e-5):
+        outcome = await a_router(scripted("small", "wrong", price=SMALL), policy=policy).answer(an_ask(max_cost_usd=ceiling))
+        assert outcome.cost_usd <= min(ceiling, 1e-4)
+    with pytest.raises(OverBudget, match="may cost"):
+        await a_router().answer(an_ask(max_cost_usd=1e-9))
+
+
+async def test_a_client_that_leaves_cancels_what_it_asked_for() -> None:
+    """Cancelling the request cancels the call, and the call is in the log."""
+    router = a_router(scripted("small", never=True), scripted("large", never=True))
+    ask = an_ask()
+    task = asyncio.create_task(router.answer(ask))
+    while not router.parts.backends["small"].requests:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    block = await router.decision(ask.id)
+    assert block is not None
+    assert block["calls"][-1]["outcome"] == "cancelled"
+
+
+# --- no harm ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"extra": {"tools": [{"type": "function", "function": {"name": "f"}}]}},
+        {"messages": ({"role": "user", "content": [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": "x"}}]},)},
+        {"n": 3},
+    ],
+)
+async def test_tools_images_and_several_choices_get_one_call(fields: dict[str, Any]) -> None:
+    """No sampling, no revision: one call of one backend; with n, its n choices."""
+    outcome = await a_router(probe=Probe(-1.0)).answer(an_ask(**fields))
+    assert [call["kind"] for call in outcome.decision["calls"]].count("generate") == 1
+    assert len(outcome.candidates) == fields.get("n", 1)
+
+
+async def test_the_conversation_is_classified_not_its_last_line() -> None:
+    """A bare "yes" is estimated with what came before it."""
+    seen: list[str] = []
+
+    class Noting(Probe):
+        async def estimate(self, text: str) -> Estimate:
+            seen.append(text)
+            return await super().estimate(text)
+
+    turns = ({"role": "user", "content": "Prove the lemma."}, {"role": "assistant", "content": "Shall I?"}, {"role": "user", "content": "yes"})
+    await a_router(probe=Noting()).answer(an_ask(messages=turns))
+    assert "Prove the lemma." in seen[0]
+    assert "yes" in seen[0]
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_final_single_answer_is_streamed_while_it_comes() -> None:
+    """Its deltas add up to the answer; an answer that may yet be replaced is not streamed."""
+    for ease, live in ((9.0, True), (0.0, False)):
+        got: list[Delta] = []
+
+        async def sink(delta: Delta, got: list[Delta] = got) -> None:
+            got.append(delta)
+
+        outcome = await a_router(probe=Probe(ease)).answer(an_ask(), sink)
+        assert "".join(delta.text for delta in got) == (outcome.candidates[0].text if live else "")
+
+
+async def test_a_stream_that_breaks_is_not_continued_by_another_backend() -> None:
+    """What the client has read cannot be taken back: the failure is reported; before the first word another backend takes over."""
+    got: list[Delta] = []
+
+    async def sink(delta: Delta) -> None:
+        got.append(delta)
+
+    broken = scripted("small", "one two three", fail_every=1, fail_after_tokens=2, price=SMALL)
+    with pytest.raises(BackendFailed):
+        await a_router(broken, probe=Probe(9.0)).answer(an_ask(), sink)
+    assert got
+    got.clear()
+    outcome = await a_router(scripted("small", fail_every=1, price=SMALL), probe=Probe(9.0)).answer(an_ask(), sink)
+    assert outcome.model == "large"
+    assert "".join(delta.text for delta in got) == outcome.candidates[0].text
+
+
+# --- cache ------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_equal_request_is_answered_from_the_cache() -> None:
+    """The second costs nothing and calls nobody; usage is that of the answer; its block names where it came from."""
+    router = a_router(cache=MemoryCache(max_entries=10, max_bytes=1 << 20))
+    first, second = await router.answer(an_ask()), await router.answer(an_ask())
+    assert second.cached
+    assert second.cost_usd == 0.0
+    assert second.candidates == first.candidates
+    assert (second.input_tokens, second.id != first.id) == (first.input_tokens, True)
+    assert second.decision["cached_from"] == first.id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text": "another question"}, {"model": "large"}, {"max_cost_usd": 0.5}, {"min_quality": 0.3}, {"deadline_s": 9.0}, {"tags": {"a": "b"}},
+        {"plan": Single(backend="large")}, {"max_tokens": 7}, {"extra": {"seed": 1}}, {"cache": CacheControl(namespace="mine")}, {"n": 2},
+    ],
+)  # fmt: skip
+async def test_anything_that_changes_the_answer_is_another_entry(change: dict[str, Any]) -> None:
+    """Text, model, effort, tags, plan, sampling fields and namespace are in the key."""
+    router = a_router(cache=MemoryCache(max_entries=10, max_bytes=1 << 20))
+    await router.answer(an_ask())
+    assert not (await router.answer(an_ask(**change))).cached
+
+
+async def test_the_client_controls_the_cache() -> None:
+    """`no-store` keeps nothing, `no-cache` reads nothing, `s-maxage` refuses what is older."""
+    router = a_router(cache=MemoryCache(max_entries=10, max_bytes=1 << 20))
+    await router.answer(an_ask(cache=CacheControl(no_store=True)))
+    assert not (await router.answer(an_ask())).cached
+    assert not (await router.answer(an_ask(cache=CacheControl(no_cache=True)))).cached
+    assert not (await router.answer(an_ask(cache=CacheControl(s_maxage_s=-1.0)))).cached
+    assert (await router.answer(an_ask())).cached
+
+
+async def test_an_answer_made_in_distress_is_not_kept() -> None:
+    """Degraded or cut short today need not be so tomorrow."""
+    router = a_router(verifier=Exact(fails=True), cache=MemoryCache(max_entries=10, max_bytes=1 << 20))
+    await router.answer(an_ask())
+    assert not (await router.answer(an_ask())).cached
+
+
+async def test_foreign_data_in_the_cache_is_a_miss() -> None:
+    """Whatever lies under the key, an answer is given."""
+
+    class Poisoned(MemoryCache):
+        async def get(self, key: str) -> bytes | None:
+            return b'{"outcome": {"candidates": 3}}'
+
+    outcome = await a_router(cache=Poisoned(max_entries=1, max_bytes=100)).answer(an_ask())
+    assert not outcome.cached
+
+
+# --- looking without spending -----------------------------------------------------------------------------------------
+
+
+async def test_a_preview_decides_without_generating() -> None:
+    """`route` names the plan and every plan considered, and no backend is called."""
+    router = a_router()
+    block = await router.route(an_ask())
+    assert block["plan"] == "revise(small, verifier=exact)"
+    assert len(block["decisions"][0]["considered"]) == 4
+    assert not router.parts.backends["small"].requests  # type: ignore[attr-defined]
+
+
+def test_the_digest_changes_with_policy_prices_and_curves() -> None:
+    """Who logs it knows what decided."""
+    base = a_router()
+    digests = {r.parts.digest(r.parts.policies["balanced"]) for r in (base, a_router(policy=a_policy(2e-3)))}
+    other = Parts({}, {}, "x", Market({"small": (2.0, 1.0)}, frozenset(), CURVES)).digest(base.parts.policies["balanced"])
+    assert len(digests | {other}) == 3
