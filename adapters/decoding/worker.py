@@ -28,6 +28,8 @@ from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
 READ_AT_ONCE = 8192
 """Tokens, padding included, of the prompts read in one turn: it bounds the memory and how long running answers wait."""
 
+CLOSE_WITHIN_S = 30
+
 Group = tuple[Prefill, list[Row], list[int]]
 """New rows, the prompts that were read for them, and with each row which of these is its own."""
 
@@ -80,11 +82,14 @@ class Worker:
             self._close(job)
 
     def close(self) -> None:
-        """Stop after the running step, and fail what is open. Returns when the thread has ended; blocks, so call it in a thread."""
+        """Stop after the running step, and fail what is open. Blocks until the thread has ended, so call it in another one.
+
+        A step that hangs is left behind after a while: nothing can interrupt it, and the thread is no reason for the process to stay.
+        """
         with self._wake:
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_WITHIN_S)
 
     # --- the thread -----------------------------------------------------------------------------------------------
 

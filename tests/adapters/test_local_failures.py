@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,26 @@ class Gate:
         self._passes.release(steps)
 
 
-async def test_a_cancelled_call_keeps_what_it_has_and_leaves_before_the_next_step(make: Make) -> None:
+Hold = Callable[[LocalBackend], Awaitable[Gate]]
+
+
+@pytest.fixture
+async def hold(make: Make) -> AsyncIterator[Hold]:
+    """Puts a gate before a backend's model, and opens it at the end, so that a test that fails does not hang."""
+    gates: list[Gate] = []
+
+    async def at(backend: LocalBackend) -> Gate:
+        gates.append(Gate(await model_of(backend)))
+        return gates[-1]
+
+    yield at
+    for gate in gates:
+        gate.let_pass()
+
+
+async def test_a_cancelled_call_keeps_what_it_has_and_leaves_before_the_next_step(make: Make, hold: Hold) -> None:
     """At the moment of cancellation the record is final: pieces marked, tokens counted; the other call goes on without those rows."""
-    gate = Gate(await model_of(backend := make()))
+    gate = await hold(backend := make())
     call = Call(Price(0, 1))
     task = asyncio.create_task(backend.complete(asking("one two", n=3, seed=1, max_tokens=30), call))
     await gate.reached()
@@ -76,9 +93,9 @@ async def test_a_cancelled_call_keeps_what_it_has_and_leaves_before_the_next_ste
     assert call.output_tokens == 6
 
 
-async def test_closing_a_stream_frees_its_rows(make: Make) -> None:
+async def test_closing_a_stream_frees_its_rows(make: Make, hold: Hold) -> None:
     """A client that goes away in mid-stream is paid for what it got, and the model has nothing more to do."""
-    gate = Gate(await model_of(backend := make()))
+    gate = await hold(backend := make())
     gate.let_pass(2)
     call = Call(Price())
     stream = backend.stream(asking("one two", seed=1, max_tokens=100), call)
@@ -91,9 +108,9 @@ async def test_closing_a_stream_frees_its_rows(make: Make) -> None:
     assert len(gate.rows) < 10
 
 
-async def test_a_flood_is_turned_away_at_once(make: Make) -> None:
+async def test_a_flood_is_turned_away_at_once(make: Make, hold: Hold) -> None:
     """Beyond `max_waiting` a call fails with a hint when to come back; those that wait are answered."""
-    gate = Gate(await model_of(backend := make(max_batch=1, max_waiting=2)))
+    gate = await hold(backend := make(max_batch=1, max_waiting=2))
     running = asyncio.create_task(answered(backend, asking("one", max_tokens=3)))
     await gate.reached()
     waiting = [asyncio.create_task(answered(backend, asking("two", max_tokens=3))) for _ in range(2)]
@@ -105,23 +122,24 @@ async def test_a_flood_is_turned_away_at_once(make: Make) -> None:
     assert all(call.choices for call in await asyncio.gather(running, *waiting))
 
 
-async def test_a_slow_model_times_out_and_is_left(make: Make) -> None:
+async def test_a_slow_model_times_out_and_is_left(make: Make, hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past `timeout_s` the call fails as such, its unfinished answers are no answers, its tokens are counted, and its rows leave."""
-    backend = make(timeout_s=0.5)
-    gate = Gate(await model_of(backend))
-    call = Call(Price())
-    with pytest.raises(BackendTimeout, match=r"0\.5 s"):
-        await backend.complete(asking("one", n=2, max_tokens=50), call)
+    gate, loop = await hold(backend := make(timeout_s=1800)), asyncio.get_running_loop()
+    call, now = Call(Price()), loop.time
+    slow = asyncio.create_task(backend.complete(asking("one", n=2, max_tokens=50), call))
+    await gate.reached()
+    monkeypatch.setattr(loop, "time", lambda: now() + 1801)
+    with pytest.raises(BackendTimeout, match="1800"):
+        await slow
     assert (call.choices, call.output_tokens) == ([], 2)
     gate.let_pass()
-    patient = make()
-    assert (await answered(patient, asking("one", max_tokens=3))).choices
+    assert (await answered(backend, asking("one", max_tokens=3))).choices
     assert len(gate.rows) < 10
 
 
-async def test_a_waiting_call_can_be_cancelled(make: Make) -> None:
+async def test_a_waiting_call_can_be_cancelled(make: Make, hold: Hold) -> None:
     """A call that never got a row costs nothing and leaves the queue."""
-    gate = Gate(await model_of(backend := make(max_batch=1, max_waiting=1)))
+    gate = await hold(backend := make(max_batch=1, max_waiting=1))
     running = asyncio.create_task(answered(backend, asking("one", max_tokens=3)))
     await gate.reached()
     call = Call(Price())
@@ -135,7 +153,7 @@ async def test_a_waiting_call_can_be_cancelled(make: Make) -> None:
     assert (await running).choices
 
 
-async def test_a_poisoned_prompt_fails_alone(make: Make) -> None:
+async def test_a_poisoned_prompt_fails_alone(make: Make, hold: Hold) -> None:
     """A prompt that makes the model fail takes nobody with it of those read in the same pass."""
     model, readings = await model_of(backend := make()), []
     read, poison = model.read, backend._chat().tokens(asking("blue"))[1]
@@ -147,7 +165,7 @@ async def test_a_poisoned_prompt_fails_alone(make: Make) -> None:
         return read(prompts)
 
     model.read = poisoned
-    gate = Gate(model)
+    gate = await hold(backend)
     first = asyncio.create_task(answered(backend, asking("one", max_tokens=4)))
     await gate.reached()
     crowd = [asyncio.create_task(answered(backend, asking(t, max_tokens=4))) for t in ("two", "blue", "three")]
@@ -197,9 +215,9 @@ async def test_a_crashed_thread_is_an_error_and_then_replaced(make: Make) -> Non
     assert (await answered(backend, asking("one", max_tokens=4))).choices
 
 
-async def test_closing_fails_what_is_open(make: Make) -> None:
+async def test_closing_fails_what_is_open(make: Make, hold: Hold) -> None:
     """`aclose` ends running and waiting calls with BackendUnavailable, and later ones too; none hangs."""
-    gate = Gate(await model_of(backend := make(max_batch=1)))
+    gate = await hold(backend := make(max_batch=1))
     calls = [asyncio.create_task(answered(backend, asking("one", max_tokens=50))) for _ in range(3)]
     await gate.reached()
     closing = asyncio.create_task(backend.aclose())
