@@ -1,6 +1,6 @@
 """The types that cross the border to everything outside the process: a chat request, what came back, what it cost.
 
-A `ChatRequest` is parsed once, at the HTTP edge. Fields that Outlay looks at are typed; all others travel in `extra`, untouched, to the backend.
+A `ChatRequest` is parsed once, at the HTTP edge. Fields that Outlay looks at are typed; all others travel in `extra`, untouched.
 A `Call` is the record of one call while it happens: the adapter writes into it as it goes, so a call that is cancelled
 or fails half-way is still paid for what it produced, and answers that were finished by then are not lost.
 """

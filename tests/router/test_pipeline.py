@@ -97,7 +97,8 @@ def a_router(
     prices = {"small": (1.0, 1.0), "large": (14.0, 14.0), "exact": (1.0, 0.0)}
     return Router(
         Parts(
-            backends=backends, verifiers={"exact": verifier or Exact()}, policies={"balanced": policy or a_policy()}, default_policy="balanced",
+            backends=backends, verifiers={"exact": verifier or Exact()},
+            policies={"balanced": policy or a_policy()}, default_policy="balanced",
             market=Market(prices, frozenset(backends), CURVES), probe=probe or Probe(), probe_price=Price(1.0), **more,
         )
     )  # fmt: skip
@@ -131,7 +132,8 @@ async def test_every_logged_decision_can_be_made_again() -> None:
     outcome = await router.answer(an_ask())
     assert len(outcome.decision["decisions"]) > 1
     for row in outcome.decision["decisions"]:
-        again = decide(router.parts.policies["balanced"], router.parts.market, facts_from_json(row["facts"]), Belief.from_json(row["belief"]))
+        facts, belief = facts_from_json(row["facts"]), Belief.from_json(row["belief"])
+        again = decide(router.parts.policies["balanced"], router.parts.market, facts, belief)
         assert (again.plan.key if again.plan else None) == row["plan"]
 
 
@@ -261,11 +263,16 @@ async def test_the_ceiling_holds_and_can_only_be_lowered_by_the_caller() -> None
 
 async def test_a_client_that_leaves_cancels_what_it_asked_for() -> None:
     """Cancelling the request cancels the call, and the call is in the log."""
-    router = a_router(scripted("small", never=True), scripted("large", never=True))
+    started = asyncio.Event()
+
+    def script(request: ChatRequest, draw: int) -> str:
+        started.set()
+        return "one two"
+
+    router = a_router(*(scripted(name, script=script, token_delay_s=60) for name in ("small", "large")))
     ask = an_ask()
     task = asyncio.create_task(router.answer(ask))
-    while not router.parts.backends["small"].requests:  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
+    await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -281,7 +288,7 @@ async def test_a_client_that_leaves_cancels_what_it_asked_for() -> None:
     "fields",
     [
         {"extra": {"tools": [{"type": "function", "function": {"name": "f"}}]}},
-        {"messages": ({"role": "user", "content": [{"type": "text", "text": "what is this"}, {"type": "image_url", "image_url": {"url": "x"}}]},)},
+        {"messages": ({"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "x"}}]},)},
         {"n": 3},
     ],
 )
@@ -301,7 +308,8 @@ async def test_the_conversation_is_classified_not_its_last_line() -> None:
             seen.append(text)
             return await super().estimate(text)
 
-    turns = ({"role": "user", "content": "Prove the lemma."}, {"role": "assistant", "content": "Shall I?"}, {"role": "user", "content": "yes"})
+    said = [("user", "Prove the lemma."), ("assistant", "Shall I?"), ("user", "yes")]
+    turns = tuple({"role": role, "content": content} for role, content in said)
     await a_router(probe=Noting()).answer(an_ask(messages=turns))
     assert "Prove the lemma." in seen[0]
     assert "yes" in seen[0]
@@ -356,8 +364,9 @@ async def test_an_equal_request_is_answered_from_the_cache() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"text": "another question"}, {"model": "large"}, {"max_cost_usd": 0.5}, {"min_quality": 0.3}, {"deadline_s": 9.0}, {"tags": {"a": "b"}},
-        {"plan": Single(backend="large")}, {"max_tokens": 7}, {"extra": {"seed": 1}}, {"cache": CacheControl(namespace="mine")}, {"n": 2},
+        {"text": "another question"}, {"model": "large"}, {"max_cost_usd": 0.5}, {"min_quality": 0.3}, {"deadline_s": 9.0},
+        {"tags": {"a": "b"}}, {"plan": Single(backend="large")}, {"max_tokens": 7}, {"extra": {"seed": 1}},
+        {"cache": CacheControl(namespace="mine")}, {"n": 2},
     ],
 )  # fmt: skip
 async def test_anything_that_changes_the_answer_is_another_entry(change: dict[str, Any]) -> None:
