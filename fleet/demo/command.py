@@ -26,7 +26,7 @@ ROUND = 20
 """Questions of a round: five of each size."""
 
 EXAMPLES = """examples:
-  python -m fleet.demo                                   200 puzzles, about five minutes on two cores
+  python -m fleet.demo                                   200 puzzles: some minutes on two cores
   python -m fleet.demo --puzzles 40                      a quick look
   python -m fleet.demo --config my.yaml                  other backends named small and large, verifier reward, policy balanced
   python -m fleet.demo --url http://127.0.0.1:8080       a gateway that runs already

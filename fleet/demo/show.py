@@ -97,7 +97,9 @@ def troubles(answers: Sequence[Answer]) -> list[str]:
     failed = [a for a in answers if a.error]
     kinds = Counter((a.offer, a.error_kind) for a in failed)
     examples = {(a.offer, a.error_kind): a.error for a in failed}
-    lines = [f"{offer}: {count} requests failed, which counts as wrong, with {kind}, such as: {examples[offer, kind]}" for (offer, kind), count in kinds.items()]
+    lines = [
+        f"{offer}: {n} requests failed and count as wrong: {kind}, such as: {examples[offer, kind]}" for (offer, kind), n in kinds.items()
+    ]
     return lines + [f"{row.offer}: {row.truncated} answers were cut short by the policy's limits" for row in rows(answers) if row.truncated]
 
 

@@ -73,7 +73,7 @@ def test_a_failed_request_is_a_wrong_answer_of_unknown_cost() -> None:
     failed = answer(right=False, cost_usd=0, latency_s=60, error="no backend", error_kind="InternalServerError")
     (row,) = rows([answer(), failed])
     assert (row.right, row.failed, row.usd_per_1000, row.p95_s) == (0.5, 1, 0.01, 0.5)
-    assert show.troubles([answer(), failed]) == ["balanced: 1 requests failed, which counts as wrong, with InternalServerError, such as: no backend"]
+    assert show.troubles([answer(), failed]) == ["balanced: 1 requests failed and count as wrong: InternalServerError, such as: no backend"]
     assert "cut short" in show.troubles([answer(truncated_by="deadline")])[0]
     assert show.cells(rows([failed])[0])[2:] == ["–"] * 5
 
