@@ -129,10 +129,9 @@ class LocalBackend:
         worker = self._worker
         if worker is None or worker.ended:
             worker = await asyncio.to_thread(self._start)
-        if not worker.ready.done():
-            await asyncio.wait([asyncio.wrap_future(worker.ready)])  # which leaves the loading alone when this caller gives up
-        try:
-            model = worker.ready.result()
+        ready = worker.ready
+        try:  # the shield: that one caller gives up must not stop the loading
+            model = ready.result() if ready.done() else await asyncio.shield(asyncio.wrap_future(ready))
         except AdapterError:
             raise
         except Exception as error:

@@ -238,6 +238,16 @@ async def test_a_missing_model_is_named_and_tried_again(make: Make, tiny_model: 
     assert (await answered(backend, asking("one", max_tokens=2))).choices
 
 
+async def test_a_caller_that_gives_up_does_not_stop_the_loading(make: Make) -> None:
+    """Two calls wait for the model; one is cancelled, the other gets its answer."""
+    backend = make()
+    impatient, patient = (asyncio.create_task(answered(backend, asking("one", max_tokens=3))) for _ in range(2))
+    await asyncio.sleep(0)
+    impatient.cancel()
+    assert (await patient).choices
+    assert impatient.cancelled()
+
+
 def test_a_caller_whose_loop_is_gone_harms_nobody(tiny_model: Path) -> None:
     """A loop that is closed in mid-call loses its answer; the thread drops the rows and serves the next loop."""
     backend = LocalBackend("tiny", LocalOptions(model=str(tiny_model)))
