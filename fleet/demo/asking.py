@@ -9,8 +9,8 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAIError
 
-from fleet.demo.puzzles import Question
 from fleet.puzzles import check
+from fleet.questions import Question
 
 POLICY = "balanced"
 

@@ -18,8 +18,8 @@ from fleet.demo import files, picture, show
 from fleet.demo.asking import client_of
 from fleet.demo.figures import rows, settled
 from fleet.demo.gateway import Gateway, GatewayFailed, started
-from fleet.demo.puzzles import SIZES, questions, rounds
-from fleet.demo.rounds import Progress, run, warm_up
+from fleet.demo.rounds import Progress, rounds, run, warm_up
+from fleet.questions import SIZES, questions
 
 ROOT = Path(__file__).parents[2]
 ROUND = 20

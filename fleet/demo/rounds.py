@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from fleet.demo.asking import OFFERS, Answer, Offer, ask
 from fleet.demo.figures import affordable
 from fleet.demo.gateway import Gateway
-from fleet.demo.puzzles import Question
+from fleet.questions import Question
 
 
 @dataclass
@@ -37,6 +37,11 @@ class Progress:
         """Seconds that the rest will take at the pace so far; None before the first answer."""
         done = len(self.answers)
         return (time.monotonic() - self.began_s) / done * (self.requests - done) if done else None
+
+
+def rounds(asked: Sequence[Question], size: int) -> list[Sequence[Question]]:
+    """The questions in portions."""
+    return [asked[start : start + size] for start in range(0, len(asked), size)]
 
 
 async def warm_up(client: AsyncOpenAI, question: Question) -> None:

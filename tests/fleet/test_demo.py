@@ -18,11 +18,12 @@ from fleet.demo import command, files, picture, show
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS, Answer, Offer, ask, charged_usd, client_of, read
 from fleet.demo.figures import affordable, example, hull, quantile, rows, settled, shares, short, wilson
 from fleet.demo.gateway import Gateway, GatewayFailed, free_port, started
-from fleet.demo.puzzles import Question, questions, rounds
-from fleet.puzzles import check, parse, solve, split
+from fleet.demo.rounds import rounds
+from fleet.puzzles import Puzzle, check, parse, solve, split
+from fleet.questions import Question, questions
 
-EASY = Question("Use 1 2 3 to make 6.", 3)
-HARD = Question("Use 4 9 10 13 to make 24.", 4)
+EASY = Question("Use 1 2 3 to make 6.", Puzzle((1, 2, 3), 6))
+HARD = Question("Use 4 9 10 13 to make 24.", Puzzle((4, 9, 10, 13), 24))
 SOLUTION = "13-9=4 ; 4 4 10\n10-4=6 ; 4 6\n6*4=24"
 
 
@@ -104,7 +105,7 @@ def test_fewer_puzzles_are_asked_where_all_would_take_too_long() -> None:
 def test_the_example_is_a_hard_puzzle_that_was_solved() -> None:
     """Most numbers first, then more than one action; a wrong answer or another offer's is no example."""
     long = answer(question=HARD, actions=("a", "b"))
-    wrong = answer(question=Question("Use 1 2 3 4 5 6 to make 7.", 6), right=False)
+    wrong = answer(question=Question("Use 1 2 3 4 5 6 to make 7.", Puzzle((1, 2, 3, 4, 5, 6), 7)), right=False)
     assert example([answer(), answer(question=HARD, actions=("a",)), long, wrong, answer(BASELINE.name, wrong.question)]) == long
     assert example([wrong]) is None
 
