@@ -6,6 +6,7 @@ GatewayFailed               it did not start, or it died; the message names its 
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,8 +64,9 @@ async def _state(client: aiohttp.ClientSession, url: str) -> str | None:
 
 @contextmanager
 def started(config: Path) -> Iterator[Gateway]:
-    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log outlives it."""
-    log = Path(tempfile.mkdtemp(prefix="outlay-demo-")) / "gateway.log"
+    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log stays only where it failed."""
+    folder = Path(tempfile.mkdtemp(prefix="outlay-demo-"))
+    log, failed = folder / "gateway.log", False
     port = free_port()
     command = [sys.executable, "-m", "router.cli", "serve", "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as sink:
@@ -72,8 +74,14 @@ def started(config: Path) -> Iterator[Gateway]:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield Gateway(f"http://127.0.0.1:{port}", process, log)
+    except GatewayFailed:
+        failed = True
+        raise
     finally:
+        failed = failed or process.poll() is not None
         _stop(process)
+        if not failed:
+            shutil.rmtree(folder)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -248,28 +249,34 @@ def test_the_whole_of_it(gateway: Gateway, tmp_path: Path) -> None:
     assert (tmp_path / "frontier.svg").exists()
 
 
-def test_a_gateway_that_does_not_start_says_why(tmp_path: Path) -> None:
+def test_a_gateway_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its log is named, and the end of it quoted."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     broken = tmp_path / "broken.yaml"
     broken.write_text("backends: {}\n")
     with started(broken) as found, pytest.raises(GatewayFailed, match=r"log is .*gateway\.log:\n(.|\n)*broken\.yaml"):
         asyncio.run(found.ready())
 
 
-def test_a_gateway_is_gone_afterwards(tmp_path: Path) -> None:
+def test_a_gateway_is_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the demonstration ends, also by an interrupt while the gateway starts; and one that is killed is noticed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = tmp_path / "scripted.yaml"
     path.write_text(CONFIG)
     with pytest.raises(KeyboardInterrupt), started(path) as found:
         raise KeyboardInterrupt
     assert found.process is not None
     assert found.process.poll() is not None
+    assert found.log is not None
+    assert not found.log.exists()
     with started(path) as killed:
         assert killed.process is not None
         os.kill(killed.process.pid, signal.SIGKILL)
         killed.process.wait()
         with pytest.raises(GatewayFailed, match="ended with code -9"):
             killed.check()
+    assert killed.log is not None
+    assert killed.log.exists()
 
 
 def test_the_checker_agrees_with_the_example() -> None:
