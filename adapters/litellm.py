@@ -49,7 +49,7 @@ class LiteLLMBackend:
         line = listed(options.model)
         self.price = options.price or (line.price if line else Price())
         context = options.max_context or (line.max_context if line else None)
-        self.features = Features(options.continues_prefix, options.native_n, options.logprobs, context)
+        self.features = Features(options.continues_prefix, options.native_n, options.logprobs, context, options.max_tokens)
         self._params = _params(name, options)
         self._secrets = [v for k, v in self._params.items() if isinstance(v, str) and any(word in k for word in SECRET)]
         self._litellm = _import()

@@ -136,7 +136,9 @@ class LocalBackend:
             raise
         except Exception as error:
             raise BackendUnavailable(self.name, f"cannot load '{self._options.model}': {type(error).__name__}: {error}") from error
-        self.features = dataclasses.replace(self.features, max_context=model.defaults.max_context)
+        defaults = model.defaults
+        longest = self._options.max_tokens or defaults.max_tokens
+        self.features = dataclasses.replace(self.features, max_context=defaults.max_context, max_tokens=longest)
         return model, worker
 
     def _start(self) -> Worker:

@@ -65,7 +65,7 @@ class OpenAIBackend:
         line = listed(f"openai/{self._model}") or listed(self._model)
         self.price = options.price or (line.price if line else Price())
         context = options.max_context or (line.max_context if line else None)
-        self.features = Features(bool(options.continues_prefix), options.native_n, options.logprobs, context)
+        self.features = Features(bool(options.continues_prefix), options.native_n, options.logprobs, context, options.max_tokens)
         self._url = f"{options.base_url}/chat/completions"
         secrets = _secret_headers(name, options)
         self._headers = {"Content-Type": "application/json", **secrets}
