@@ -1,6 +1,6 @@
 """Questions to ask: puzzles of one side of the split, as many of each size, in every phrasing; a command writes them as JSON lines.
 
-    python -m fleet.questions --side validation -n 2400 > puzzles.jsonl      what `outlay collect` reads
+python -m fleet.questions --side validation -n 2400 > puzzles.jsonl      what `outlay collect` reads
 """
 
 from __future__ import annotations

@@ -117,6 +117,36 @@ def collect(
     return finished
 
 
+def collect_again(
+    model: Any, reward: Any, calibration: Calibration, groups: Sequence[Group], seed: int, n: int = 2, temperature: float = 0.7
+) -> list[Chain]:
+    """Finished chains played by the revising model itself, so that it learns from the conversations it will really have.
+
+    Measured after the first pass: going on from before the doubted step is right for 9 % of failed answers, a fresh sample for 36 %.
+    So the right answer here is whatever worked: a right revision, else a right sample of the same puzzle, else its solution. Revisions
+    are drawn cooler than they are served, which sharpens what is learned (rejection sampling).
+    """
+    rng, tokenizer = np.random.default_rng(seed), build_tokenizer()
+    samples = {(group.numbers, group.target): _right_answers(group) for group in groups}
+    finished: list[Chain] = []
+    current = open_chains(groups, rng)
+    for round_ in range(MOST_ATTEMPTS):
+        if not current:
+            break
+        judged = _told([Trial(chain, (*chain.attempts, attempt), False) for chain, attempt in current], reward, calibration)
+        sampled = sample(model, [chain.ids(tokenizer) for chain in judged], n, seed + round_, temperature, label=f"revisions {round_ + 1}")
+        tried = [tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in sampled]
+        finished += [
+            _finish(chain, answers, rng, samples[chain.numbers, chain.target]) for chain, answers in zip(judged, tried, strict=True)
+        ]
+        current = _still_wrong(judged, tried, rng)
+    return finished
+
+
+def _right_answers(group: Group) -> tuple[str, ...]:
+    return tuple(answer for answer, right in zip(group.answers, group.correct, strict=True) if right)
+
+
 def _extend(chain: Chain, attempt: str, said: str) -> Chain:
     return replace(chain, attempts=(*chain.attempts, attempt), verdicts=(*chain.verdicts, said))
 
@@ -136,8 +166,9 @@ def _continue(model: Any, chains: Sequence[Chain], kept: Sequence[str], n: int, 
     ]
 
 
-def _finish(chain: Chain, answers: Sequence[str], rng: np.random.Generator) -> Chain:
-    right = [answer for answer in answers if check(chain.first_prompt, answer) == 1.0]
+def _finish(chain: Chain, answers: Sequence[str], rng: np.random.Generator, others: Sequence[str] = ()) -> Chain:
+    """The chain with a right answer: of these, else of the others, else the puzzle's solution."""
+    right = [answer for answer in answers if check(chain.first_prompt, answer) == 1.0] or list(others)
     return replace(chain, right=right[int(rng.integers(len(right)))] if right else chain.solution)
 
 

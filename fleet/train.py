@@ -28,7 +28,7 @@ from fleet.split import Split
 
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
-MINUTES = {"small": 20.0, "large": 64.0, "reward": 8.0, "revise": 9.0, "refresh": 4.0}
+MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "refresh": 4.0}
 
 EXAMPLES = """examples:
   python -m fleet.train all                      everything, about two and a half hours on two cores
@@ -86,7 +86,7 @@ def finish(run: Run, name: str, model: Any, progress: Progress) -> None:
     notes.write_text(json.dumps(known, indent=1))
 
 
-ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (4000, 6), "validation": (250, 8)}
+ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2500, 6), "validation": (250, 8)}
 FINAL_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 
 
@@ -148,15 +148,26 @@ def fit_reward(run: Run, model: Any, stage: str) -> None:
 
 
 def train_revise(run: Run) -> None:
-    """Small learns to revise; the result replaces small."""
-    base = load(run.scratch / "small-base", LlamaForCausalLM, run.device)
+    """Small learns to revise, first from continuations of its own wrong answers, then from its own revisions; the result replaces small."""
+    small = load(run.scratch / "small-base", LlamaForCausalLM, run.device)
+    fit_revision(run, small, "revise", revise.collect)
+    fit_revision(run, small, "revise-again", revise.collect_again)
+
+
+def revise_again(run: Run) -> None:
+    """The second pass of revision alone, from the published small."""
+    fit_revision(run, load(run.out / "small", LlamaForCausalLM, run.device), "revise-again", revise.collect_again)
+
+
+def fit_revision(run: Run, model: Any, stage: str, collect: Callable[..., list[revise.Chain]]) -> None:
+    """One pass: collect chains from rollouts, train on them and ordinary puzzles, publish."""
     judge, calibration = published_reward(run)
-    groups = load_groups(run.scratch / "small-train.jsonl.gz")
-    chains = revise.collect(base, judge, calibration, groups, run.seed)
-    base.config._attn_implementation = "eager"
-    plan = run.plan("revise", muon_rate=0.006, adam_rate=0.0015)
-    progress = fit(base, revise.revision_batches(chains), next_token_loss, plan, run.checkpoint("revise"), run.device)
-    finish(run, "small", base, progress)
+    chains = collect(model, judge, calibration, load_groups(run.scratch / "small-train.jsonl.gz"), run.seed)
+    model.config._attn_implementation = "eager"
+    plan = run.plan(stage, muon_rate=0.006, adam_rate=0.0015)
+    progress = fit(model, revise.revision_batches(chains), next_token_loss, plan, run.checkpoint(stage), run.device)
+    finish(run, "small", model, progress)
+    model.config._attn_implementation = "sdpa"
 
 
 def evaluate(run: Run) -> None:
@@ -171,6 +182,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "rollouts": make_rollouts,
     "reward": train_reward,
     "revise": train_revise,
+    "revise-again": revise_again,
     "large": lambda run: train_base(run, "large"),
     "refresh": refresh_reward,
     "evaluate": evaluate,
@@ -197,7 +209,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     run = Run(args.minutes, args.seed, device, args.out, args.scratch, args.resume)
-    for name in STAGES if args.stage == "all" else [args.stage]:
+    whole = [name for name in STAGES if name != "revise-again"]  # part of revise
+    for name in whole if args.stage == "all" else [args.stage]:
         STAGES[name](run)
 
 
