@@ -24,11 +24,12 @@ from fleet.files import ROOT, load, publish
 from fleet.fitting import Plan, Progress, fit, next_token_loss
 from fleet.models import SIZES, new_model
 from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
+from fleet.sharpen import TEMPERATURE, sharpening_batches
 from fleet.split import Split
 
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
-MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "refresh": 4.0}
+MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "sharpen": 4.0, "refresh": 3.5}
 
 EXAMPLES = """examples:
   python -m fleet.train all                      everything, about two and a half hours on two cores
@@ -36,7 +37,8 @@ EXAMPLES = """examples:
   python -m fleet.train large --device cuda      on a GPU
   python -m fleet.train evaluate                 figures and cards from the published weights
 
-stages, in order: small, rollouts, reward, revise, large, refresh, evaluate. large needs nothing of the ones before: run it beside them."""
+stages, in order: small, rollouts, reward, revise, large, sharpen, refresh, evaluate.
+large needs nothing of the ones before: run it beside them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def finish(run: Run, name: str, model: Any, progress: Progress) -> None:
 
 
 ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2500, 6), "validation": (250, 8)}
+LARGE_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (500, 4), "validation": (150, 4)}
+OWN_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4)}
 FINAL_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 
 
@@ -95,25 +99,37 @@ def make_rollouts(run: Run) -> None:
     roll(run, "small", run.scratch / "small-base", ROLLOUTS)
 
 
-def roll(run: Run, name: str, folder: Path, wanted: dict[Split, tuple[int, int]]) -> None:
+def roll(run: Run, name: str, folder: Path, wanted: dict[Split, tuple[int, int]], temperature: float = 1.0) -> None:
     """Marked answers of one model to fresh puzzles of each side."""
     model = load(folder, LlamaForCausalLM, run.device)
     for side, (puzzles, n) in wanted.items():
         groups = new_groups(run.seed + zlib.crc32(name.encode()), puzzles, side)
-        save_groups(roll_out(model, groups, n, run.seed, label=f"{name} {side}"), run.scratch / f"{name}-{side}.jsonl.gz")
+        save_groups(roll_out(model, groups, n, run.seed, temperature, f"{name} {side}"), run.scratch / f"{name}-{side}.jsonl.gz")
 
 
 def refresh_reward(run: Run) -> None:
     """Bring the reward model up to what it will see: answers of the final small and large, and revised ones."""
     judge, calibration = published_reward(run)
     roll(run, "final-small", run.out / "small", FINAL_ROLLOUTS)
-    roll(run, "large", run.out / "large", FINAL_ROLLOUTS)
+    roll(run, "large", run.out / "large", LARGE_ROLLOUTS)
     small = load(run.out / "small", LlamaForCausalLM, run.device)
     for side, (puzzles, _) in FINAL_ROLLOUTS.items():
         groups = new_groups(run.seed + 1, puzzles, side)
         trials = revise.play(small, judge, calibration, groups, run.seed, chains_per_puzzle=1)
         save_groups(revise.as_groups(trials), run.scratch / f"revised-{side}.jsonl.gz")
     fit_reward(run, judge, "refresh")
+
+
+def sharpen_large(run: Run) -> None:
+    """Large learns from its own right answers to training puzzles."""
+    own = run.scratch / "large-own-train.jsonl.gz"
+    if not (run.resume and own.exists()):
+        roll(run, "large-own", run.out / "large", OWN_ROLLOUTS, TEMPERATURE)
+    model = load(run.out / "large", LlamaForCausalLM, run.device)
+    model.config._attn_implementation = "eager"
+    plan = run.plan("sharpen", muon_rate=0.003, adam_rate=0.0008)
+    progress = fit(model, sharpening_batches(load_groups(own)), next_token_loss, plan, run.checkpoint("sharpen"), run.device)
+    finish(run, "large", model, progress)
 
 
 def published_reward(run: Run) -> tuple[Any, prm.Calibration]:
@@ -184,6 +200,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "revise": train_revise,
     "revise-again": revise_again,
     "large": lambda run: train_base(run, "large"),
+    "sharpen": sharpen_large,
     "refresh": refresh_reward,
     "evaluate": evaluate,
 }
