@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from adapters.guarded import Guarded
 from adapters.litellm import LiteLLMBackend, LiteLLMOptions
 from adapters.local import LocalBackend, LocalOptions
+from adapters.model_folder import PACKAGE_ROOT
 from adapters.openai import OpenAIBackend, OpenAIOptions
 from adapters.options import RemoteOptions
 from adapters.replay import ReplayBackend, ReplayOptions
@@ -23,7 +24,6 @@ from adapters.types import Backend
 HUB_PREFIX = "hf/"
 """Before a name of the Hugging Face hub, to tell it from LiteLLM's names; with `kind: local` it may be left out."""
 LOCAL_PREFIXES = ("fleet/", HUB_PREFIX, "./", "../", "/")
-PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 def backend_kind(config: Mapping[str, Any]) -> str:

@@ -11,12 +11,12 @@ import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from adapters.errors import AdapterError, BackendError, BackendTimeout, BackendUnavailable, MissingExtra
+from adapters.model_folder import PACKAGE_ROOT, local_folder
 from adapters.options import Options, PriceOption
 from adapters.types import Call, ChatRequest, Delta, Features, Price
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_TOKENS = 1024
 """Of an answer, where neither request, configuration nor the model's files say."""
-
-PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 
 
 class LocalOptions(Options):
@@ -203,5 +201,5 @@ class LocalBackend:
 
 
 def resolve(model: str) -> str:
-    """The model's folder, below the working directory or below the folder that holds the packages; else the name itself, for the hub."""
-    return next((str(base / model) for base in (Path.cwd(), PACKAGE_ROOT) if (base / model).is_dir()), model)
+    """The model's folder, if it is here; else the name itself, for the hub."""
+    return str(local_folder(model) or model)

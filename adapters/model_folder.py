@@ -8,12 +8,15 @@ from typing import Any
 
 from adapters.errors import MissingExtra
 
+PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds the packages, and the embedded fleet's models."""
+
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def local_folder(model: str) -> Path | None:
     """The folder of a model that is here: below the working directory, else beside the `adapters` package (`fleet/...`)."""
-    for base in (Path.cwd(), Path(__file__).resolve().parent.parent):
+    for base in (Path.cwd(), PACKAGE_ROOT):
         if (base / model / "config.json").is_file():
             return base / model
     return None
@@ -37,5 +40,4 @@ def _from_hub(model: str, revision: str | None, files: list[str]) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub client raises a dozen kinds; for us all of them mean: not there
-        beside = Path(__file__).resolve().parent.parent / model
-        raise MissingExtra(f"model '{model}': not in ./{model}, not in {beside}, and the hub says: {error}") from None
+        raise MissingExtra(f"model '{model}': not in ./{model}, not in {PACKAGE_ROOT / model}, and the hub says: {error}") from None

@@ -145,8 +145,9 @@ def page(figures: Mapping[str, Any]) -> str:
         [
             "# What each plan gives, and where the policy buys it",
             "",
-            f"`python -m benchmarks.fleet_plans`, {figures['date']}, {figures['machine']}: {figures['puzzles']:,} held-out puzzles of 3 to 6",
-            "numbers in equal parts, live over the gateway. Cost is relative to one answer of the large model; probe and verifier are charged.",
+            f"`python -m benchmarks.fleet_plans`, {figures['date']}, {figures['machine']}: {figures['puzzles']:,} held-out puzzles of 3 to",
+            "6 numbers in equal parts, live over the gateway. Cost is relative to one answer of the large model; probe and verifier are",
+            "charged.",
             "",
             _table(["plan", "right, % (95 %)", "cost, large = 1"], overall),
             "",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from adapters import local
+from adapters import local, model_folder
 from adapters.errors import BackendRefused, BackendUnavailable
 from adapters.local import LocalBackend, LocalOptions
 from adapters.types import Call, ChatRequest, Price
@@ -261,19 +261,22 @@ def test_options_refuse_what_they_do_not_know() -> None:
 
 def test_a_folder_beside_the_packages_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path means the working directory first, then where the packages are; anything else is a hub name."""
-    (tmp_path / "here" / "fleet").mkdir(parents=True)
-    (tmp_path / "root" / "other").mkdir(parents=True)
+    for folder in ("here/fleet", "root/other", "here/empty"):
+        (tmp_path / folder).mkdir(parents=True)
+        if "empty" not in folder:
+            (tmp_path / folder / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(local, "PACKAGE_ROOT", tmp_path / "root")
+    monkeypatch.setattr(model_folder, "PACKAGE_ROOT", tmp_path / "root")
     assert local.resolve("fleet") == str(tmp_path / "here" / "fleet")
     assert local.resolve("other") == str(tmp_path / "root" / "other")
     assert local.resolve("org/name") == "org/name"
+    assert local.resolve("empty") == "empty"
 
 
 def test_importing_the_backend_imports_no_torch() -> None:
     """A configuration without a local model starts without the time that torch takes."""
     code = "import sys, adapters.local; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=local.PACKAGE_ROOT, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=model_folder.PACKAGE_ROOT, check=False).returncode == 0
 
 
 async def test_dtype_and_threads_reach_the_model(make: Make) -> None:
@@ -305,7 +308,6 @@ async def test_device_and_revision_are_torchs_and_the_hubs(make: Make, monkeypat
     assert asked == ["v2"]
 
 
-@pytest.mark.skipif(not (local.PACKAGE_ROOT / "fleet" / "small" / "model.safetensors").exists(), reason="the fleet is not trained yet")
 async def test_the_fleets_small_model_answers(make: Make) -> None:
     """The shipped model is served by its name, whatever the working directory."""
     call = await answered(make(model="fleet/small"), asking("Use 4 9 10 13 to make 24.", temperature=0, max_tokens=60))
