@@ -17,7 +17,8 @@ WHAT = {
 DATA = {
     "small": "Endless random solutions of puzzles with 3-6 numbers of 1-13 and targets 1-100; then its own wrong attempts with a "
     "verdict, followed by a right answer, mixed with ordinary puzzles.",
-    "large": "Endless random solutions of puzzles with 3-6 numbers of 1-13 and targets 1-100.",
+    "large": "Endless random solutions of puzzles with 3-6 numbers of 1-13 and targets 1-100; then its own right answers to training "
+    "puzzles, drawn at temperature 0.7 (rejection sampling).",
     "reward": "Answers sampled from small and large to training puzzles, each step labelled with the checker's word on the whole answer; "
     "calibrated by isotonic regression on validation puzzles.",
 }
@@ -39,15 +40,18 @@ def write_card(folder: Path, name: str, figures: Figures) -> None:
 
 
 def _head(folder: Path, name: str, figures: Figures) -> str:
-    training = figures.get("training", {})
-    minutes, steps = training.get("spent_s", 0) / 60, training.get("step", 0)
+    stages = [_stage(stage, row) for stage, row in figures.get("training", {}).items()]
     return (
         f"# fleet/{name}\n\n{WHAT[name]}\n\n"
         f"- Parameters: {parameters(folder):,} (transformers `Llama`, fp32 safetensors)\n"
         f"- Data: {DATA[name]} No number set of the held-out split, nor any of the Game of 24 puzzles at ranks 901-1000, was trained on.\n"
-        f"- Last stage: {steps:,} steps, {minutes:.0f} processor minutes on one thread, seed {training.get('seed', 0)}\n"
+        f"- Stages: {'; '.join(stages)}; one thread\n"
         f"- Made by `python -m fleet.train`; every figure below by `python -m fleet.train evaluate`"
     )
+
+
+def _stage(stage: str, row: Figures) -> str:
+    return f"{stage} ({row['step']:,} steps, {row['spent_s'] / 60:.0f} processor minutes, seed {row['seed']})"
 
 
 def _cell(figure: list[float]) -> str:
@@ -64,7 +68,7 @@ def _pass_table(figures: Figures) -> str:
     ]
     return "\n".join(
         [
-            "Held-out puzzles, temperature 1, 64 samples each; mean with 95 % bootstrap interval over puzzles.",
+            "Held-out puzzles, temperature 1, 64 samples each; mean with 95 % interval over puzzles (bootstrap; Wilson for pass@64).",
             "",
             "| puzzles | n | pass@1 | pass@16 | pass@64 |",
             "|---|---|---|---|---|",

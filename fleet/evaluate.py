@@ -5,6 +5,7 @@ calibration and choices used the validation side.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from fleet.cards import write_card
 from fleet.data import SIZES
 from fleet.files import load
 from fleet.revise import as_groups, compare, play
-from fleet.rollouts import Group, new_groups, roll_out
+from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
 from fleet.split import HELD_OUT_GAME24
 
 PUZZLES_PER_SIZE, SAMPLES = 100, 64
@@ -31,9 +32,8 @@ Figures = dict[str, Any]
 def evaluate_all(out: Path, scratch: Path, seed: int, device: str) -> None:
     """Measure every published model and write its figures and card."""
     notes = json.loads((scratch / "notes.json").read_text())
-    held_out = new_groups(seed, PUZZLES_PER_SIZE, "test")
-    answered = {name: _answers(out / name, held_out, seed, device) for name in ("small", "large")}
-    human = {name: _answers(out / name, game24(), seed, device) for name in answered}
+    answered = {name: answers(out / name, scratch, "held-out", seed, device) for name in ("small", "large")}
+    human = {name: answers(out / name, scratch, "game24", seed, device) for name in answered}
     for name, groups in answered.items():
         figures = {"held_out": pass_figures(groups), "game24_901_1000": _pass_at(human[name])}
         _write(out / name, figures, notes.get(name, {}), name)
@@ -44,8 +44,14 @@ def evaluate_all(out: Path, scratch: Path, seed: int, device: str) -> None:
     _write(out / "reward", reward_figures(reward, out, judged), notes.get("reward", {}), "reward")
 
 
-def _answers(folder: Path, groups: Sequence[Group], seed: int, device: str) -> list[Group]:
-    return roll_out(load(folder, LlamaForCausalLM, device), list(groups), SAMPLES, seed, label=folder.name)
+def answers(folder: Path, scratch: Path, kind: str, seed: int, device: str) -> list[Group]:
+    """64 answers a puzzle, kept in the scratch folder under the digest of the weights: measuring again costs nothing until they change."""
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+    kept = scratch / f"answers-{kind}-{folder.name}-{seed}-{digest}.jsonl.gz"
+    if not kept.exists():
+        groups = new_groups(seed, PUZZLES_PER_SIZE, "test") if kind == "held-out" else game24()
+        save_groups(roll_out(load(folder, LlamaForCausalLM, device), groups, SAMPLES, seed, label=f"{folder.name} {kind}"), kept)
+    return load_groups(kept)
 
 
 def game24() -> list[Group]:
@@ -82,11 +88,22 @@ def pass_at(n: int, correct: int, k: int) -> float:
 
 
 def interval(values: NDArray[np.float64], draws: int = 2000) -> list[float]:
-    """Mean with its 95 % bootstrap interval: [mean, low, high]."""
+    """Mean with its 95 % interval, [mean, low, high]: bootstrap over puzzles, or Wilson's where each puzzle is only solved or not, since
+    a bootstrap of nothing but successes would claim certainty."""
+    if np.isin(values, (0.0, 1.0)).all():
+        return wilson(int(values.sum()), len(values))
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return [round(float(x), 4) for x in (values.mean(), low, high)]
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> list[float]:
+    """Wilson's score interval of a proportion."""
+    p = successes / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return [round(x, 4) for x in (p, middle - half, min(1.0, middle + half))]
 
 
 def reward_figures(reward: Any, out: Path, answered: dict[str, list[Group]]) -> Figures:

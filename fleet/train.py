@@ -73,18 +73,17 @@ def train_base(run: Run, name: str) -> None:
         return [training_rows(rng, k, PER_SIZE[name]) for k in NUMBERS]
 
     progress = fit(model, batches, next_token_loss, run.plan(name), run.checkpoint(name), run.device)
-    finish(run, name, model, progress)
+    finish(run, name, name, model, progress)
     if name == "small":
         publish(model, run.scratch / "small-base")
 
 
-def finish(run: Run, name: str, model: Any, progress: Progress) -> None:
-    """Publish the weights, and note what they took."""
+def finish(run: Run, name: str, stage: str, model: Any, progress: Progress) -> None:
+    """Publish the weights, and note what this stage of theirs took; the card lists the notes."""
     publish(model, run.out / name)
     notes = run.scratch / "notes.json"
     known = json.loads(notes.read_text()) if notes.exists() else {}
-    stage = known.setdefault(name, {})
-    stage.update(asdict(progress), seed=run.seed, device=run.device)
+    known.setdefault(name, {})[stage] = {**asdict(progress), "seed": run.seed, "device": run.device}
     notes.write_text(json.dumps(known, indent=1))
 
 
@@ -129,7 +128,7 @@ def sharpen_large(run: Run) -> None:
     model.config._attn_implementation = "eager"
     plan = run.plan("sharpen", muon_rate=0.003, adam_rate=0.0008)
     progress = fit(model, sharpening_batches(load_groups(own)), next_token_loss, plan, run.checkpoint("sharpen"), run.device)
-    finish(run, "large", model, progress)
+    finish(run, "large", "sharpen", model, progress)
 
 
 def published_reward(run: Run) -> tuple[Any, prm.Calibration]:
@@ -155,7 +154,7 @@ def fit_reward(run: Run, model: Any, stage: str) -> None:
     batches = prm.reward_batches(prm.pools(gathered(run, "train")))
     plan = run.plan(stage, muon_rate=0.01, adam_rate=0.002)
     progress = fit(model, batches, prm.step_loss, plan, run.checkpoint(stage), run.device)
-    finish(run, "reward", model, progress)
+    finish(run, "reward", stage, model, progress)
     logits, correct = prm.scored_steps(model, gathered(run, "validation"))
     calibration = prm.calibrate(np.concatenate(logits), np.concatenate(correct))
     (run.out / "reward" / "calibration.json").write_text(json.dumps(asdict(calibration)) + "\n")
@@ -182,7 +181,7 @@ def fit_revision(run: Run, model: Any, stage: str, collect: Callable[..., list[r
     model.config._attn_implementation = "eager"
     plan = run.plan(stage, muon_rate=0.006, adam_rate=0.0015)
     progress = fit(model, revise.revision_batches(chains), next_token_loss, plan, run.checkpoint(stage), run.device)
-    finish(run, "small", model, progress)
+    finish(run, "small", stage, model, progress)
     model.config._attn_implementation = "sdpa"
 
 

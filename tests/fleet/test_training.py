@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fleet.data import Rows, training_rows
-from fleet.evaluate import pass_at
+from fleet.evaluate import interval, pass_at
 from fleet.fitting import Plan, fit, next_token_loss
 from fleet.models import Size, new_model
 from fleet.revise import doubted_step, verdict
@@ -105,3 +105,10 @@ def test_pass_at_k_is_the_chance_of_drawing_a_right_one() -> None:
         marks = [True] * right + [False] * (16 - right)
         drawn = sum(any(rng.sample(marks, 4)) for _ in range(4000)) / 4000
         assert abs(drawn - pass_at(16, right, 4)) < 0.03
+
+
+def test_a_clean_sweep_is_not_certainty() -> None:
+    """A hundred of a hundred leaves room below one; a mixed sample has its mean inside its interval."""
+    assert interval(np.ones(100)) == [1.0, 0.963, 1.0]
+    mean, low, high = interval(np.linspace(0, 1, 50))
+    assert low < mean < high
