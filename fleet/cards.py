@@ -40,13 +40,15 @@ def write_card(folder: Path, name: str, figures: Figures) -> None:
 
 
 def _head(folder: Path, name: str, figures: Figures) -> str:
-    stages = [_stage(stage, row) for stage, row in figures.get("training", {}).items()]
+    training = dict(figures.get("training", {}))
+    remark = training.pop("remark", "")
+    stages = [_stage(stage, row) for stage, row in training.items()]
     return (
         f"# fleet/{name}\n\n{WHAT[name]}\n\n"
         f"- Parameters: {parameters(folder):,} (transformers `Llama`, fp32 safetensors)\n"
         f"- Data: {DATA[name]} No number set of the held-out split, nor any of the Game of 24 puzzles at ranks 901-1000, was trained on.\n"
         f"- Stages: {'; '.join(stages)}; one thread\n"
-        f"- Made by `python -m fleet.train`; every figure below by `python -m fleet.train evaluate`"
+        f"- Made by `python -m fleet.train`; every figure below by `python -m fleet.train evaluate`" + (f"\n- {remark}" if remark else "")
     )
 
 

@@ -65,7 +65,7 @@ def _write(folder: Path, figures: Figures, training: Figures, name: str) -> None
     known.update(figures)
     if training:
         known["training"] = training
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(known, indent=1, allow_nan=False) + "\n")
     write_card(folder, name, known)
 
 
@@ -118,10 +118,9 @@ def _first(groups: Sequence[Group], n: int) -> list[Group]:
 
 def _reward_on(reward: Any, calibration: prm.Calibration, groups: Sequence[Group]) -> Figures:
     logits, correct = prm.scored_steps(reward, groups)
-    steps = max(map(len, logits))
     outcome = np.array([row[-1] for row in correct])
     per_step = {}
-    for step in range(steps):
+    for step in range(max(SIZES) - 1):  # a malformed answer may have more lines; there are too few of them to rank
         rows = [row for row in range(len(logits)) if len(logits[row]) > step]
         per_step[str(step + 1)] = round(prm.auc(np.array([logits[row][step] for row in rows]), outcome[rows]), 4)
     final = np.array([row[-1] for row in logits])

@@ -29,7 +29,7 @@ from fleet.split import Split
 
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
-MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "sharpen": 4.0, "refresh": 3.5}
+MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "sharpen": 3.0, "refresh": 3.5}
 
 EXAMPLES = """examples:
   python -m fleet.train all                      everything, about two and a half hours on two cores
