@@ -64,6 +64,8 @@ def _cell(figure: list[float]) -> str:
 def _pass_table(figures: Figures) -> str:
     rows = [(f"{name} numbers" if name != "all" else "all, evenly", row) for name, row in figures["held_out"].items()]
     rows.append(("Game of 24, ranks 901-1000", figures["game24_901_1000"]))
+    if (own := figures.get("own_temperature")) is not None:
+        rows.append((f"all, at its own temperature {own['temperature']:g}", own["all"]))
     lines = [
         f"| {label} | {row['puzzles']} | {_cell(row['pass@1'])} | {_cell(row['pass@16'])} | {_cell(row['pass@64'])} |"
         for label, row in rows

@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, LlamaForTokenClassification
 from fleet import reward as prm
 from fleet.cards import write_card
 from fleet.data import SIZES
-from fleet.files import load
+from fleet.files import TEMPERATURES, load
 from fleet.revise import as_groups, compare, play
 from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
 from fleet.split import HELD_OUT_GAME24
@@ -36,6 +36,9 @@ def evaluate_all(out: Path, scratch: Path, seed: int, device: str) -> None:
     human = {name: answers(out / name, scratch, "game24", seed, device) for name in answered}
     for name, groups in answered.items():
         figures = {"held_out": pass_figures(groups), "game24_901_1000": _pass_at(human[name])}
+        if (temperature := TEMPERATURES.get(name)) is not None:
+            own = answers(out / name, scratch, "held-out", seed, device, temperature)
+            figures["own_temperature"] = {"temperature": temperature, **pass_figures(own)}
         _write(out / name, figures, notes.get(name, {}), name)
     reward = load(out / "reward", LlamaForTokenClassification, device)
     rounds, revised = _revision(out, reward, answered["small"], seed, device)
@@ -44,13 +47,14 @@ def evaluate_all(out: Path, scratch: Path, seed: int, device: str) -> None:
     _write(out / "reward", reward_figures(reward, out, judged), notes.get("reward", {}), "reward")
 
 
-def answers(folder: Path, scratch: Path, kind: str, seed: int, device: str) -> list[Group]:
+def answers(folder: Path, scratch: Path, kind: str, seed: int, device: str, temperature: float = 1.0) -> list[Group]:
     """64 answers a puzzle, kept in the scratch folder under the digest of the weights: measuring again costs nothing until they change."""
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
-    kept = scratch / f"answers-{kind}-{folder.name}-{seed}-{digest}.jsonl.gz"
+    kept = scratch / f"answers-{kind}-{folder.name}-{seed}-{digest}-{temperature:g}.jsonl.gz"
     if not kept.exists():
         groups = new_groups(seed, PUZZLES_PER_SIZE, "test") if kind == "held-out" else game24()
-        save_groups(roll_out(load(folder, LlamaForCausalLM, device), groups, SAMPLES, seed, label=f"{folder.name} {kind}"), kept)
+        model = load(folder, LlamaForCausalLM, device)
+        save_groups(roll_out(model, groups, SAMPLES, seed, temperature, f"{folder.name} {kind}"), kept)
     return load_groups(kept)
 
 
