@@ -60,22 +60,44 @@ def posterior(
     return np.asarray(np.exp(joint - logsumexp(joint, axis=1, keepdims=True)))
 
 
-def fit_channel(logits: Array, weights: Array, right: ArrayLike, *, slope: bool = False) -> Channel:
-    """How draws of another kind do on prompts whose plain logit is known: sigmoid(shift + slope * logit), the slope 1 unless asked for.
+def fit_channel(logits: Array, weights: Array, right: ArrayLike) -> Channel:
+    """How draws of another kind do on prompts whose plain logit is known: sigmoid(shift + slope * logit).
 
     `logits` and `weights` are [N, J] over nodes, `right` [N] of 0 and 1.
     """
     y = np.asarray(right, dtype=np.float64)[:, None]
 
     def loss(theta: Array) -> float:
-        x = theta[0] + theta[1] * logits if slope else theta[0] + logits
+        x = theta[0] + theta[1] * logits
         each = logsumexp(np.log(np.maximum(weights, 1e-300)) + y * log_expit(x) + (1 - y) * log_expit(-x), axis=1)
         return float(-each.sum() + PRIOR_WEIGHT / 2 * (theta[0] ** 2 + (theta[1] - 1) ** 2))
 
     if len(y) == 0:
         return Channel()
     shift, steep = minimize(loss, np.array([0.0, 1.0]), method="L-BFGS-B", bounds=[(-6, 6), (0.2, 3.0)]).x
-    return Channel(float(shift), float(steep) if slope else 1.0)
+    return Channel(float(shift), float(steep))
+
+
+GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def fit_tempering(logits: Mapping[str, Array], ratio: Array, seen: str, right: Mapping[str, Array], draws: Mapping[str, Array]) -> float:
+    """The exponent on the likelihoods under which answers that were seen predict best those that were not.
+
+    `logits` by backend [N, J]; `ratio` [N, M, 2] are the likelihoods (if right, if wrong) of the scores of M answers of the backend `seen`;
+    `right` and `draws` [N] count what is to be predicted, by backend.
+    """
+    p = expit(logits[seen])[:, None, :]
+    evidence = np.log(p * ratio[:, :, :1] + (1 - p) * ratio[:, :, 1:]).sum(axis=1)
+
+    def loss(exponent: float) -> float:
+        joint = np.log(PRIOR) + exponent * evidence
+        weights = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        chance = {name: np.clip((weights * expit(x)).sum(axis=1), 1e-6, 1 - 1e-6) for name, x in logits.items()}
+        each = [right[name] * np.log(c) + (draws[name] - right[name]) * np.log1p(-c) for name, c in chance.items()]
+        return -float(sum((row / np.maximum(draws[name].mean(), 1e-9)).sum() for name, row in zip(chance, each, strict=True)))
+
+    return min(GRID, key=loss)
 
 
 def fit_scores(scores: ArrayLike, right: ArrayLike, bins: int = 24) -> Scores:

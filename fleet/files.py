@@ -14,6 +14,9 @@ from fleet.tokens import END, PAD, build_tokenizer
 
 ROOT = Path(__file__).parent
 
+TEMPERATURES = {"large": 0.6}
+"""By model, where it is not 1: large is asked for one good answer, small for many that differ."""
+
 
 def publish(model: Any, folder: Path) -> None:
     """Save a model with its tokenizer into a folder that others may be reading from."""
@@ -22,15 +25,16 @@ def publish(model: Any, folder: Path) -> None:
         model.save_pretrained(aside)
         build_tokenizer().save_pretrained(aside)
         if hasattr(model, "generation_config"):
-            generation().save_pretrained(aside)
+            generation(TEMPERATURES.get(folder.name, 1.0)).save_pretrained(aside)
         for path in sorted(Path(aside).iterdir()):
             os.chmod(path, 0o644)
             os.replace(path, folder / path.name)
 
 
-def generation() -> GenerationConfig:
-    """Sampling at temperature 1 unless the caller asks otherwise."""
-    return GenerationConfig(do_sample=True, max_new_tokens=LONGEST_ANSWER, eos_token_id=END, pad_token_id=PAD)
+def generation(temperature: float = 1.0) -> GenerationConfig:
+    """How answers are sampled unless the caller asks otherwise."""
+    ends = {"eos_token_id": END, "pad_token_id": PAD}
+    return GenerationConfig(do_sample=True, temperature=temperature, max_new_tokens=LONGEST_ANSWER, **ends)
 
 
 def load(folder: Path, kind: Any, device: str = "cpu") -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -81,26 +82,32 @@ def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, s
     weights = belief.weights
     right, wrong = market.curves.scores_of(plan.verifier).likelihoods
     best = 0.0 if so_far is None else float(weights @ so_far)
-    going, below, done = np.ones_like(weights), np.ones((len(weights), len(right))), np.zeros_like(weights)
-    reached, q, ends, keeps = [], below, 0, 0
+    below = np.ones((len(weights), len(right)))  # chance that the plan goes on and its best score is in bin k or under
+    done, reached, ends, keeps, q = np.zeros_like(weights), [], 0, 0, below
     for row in rows:
         p = row.p[:, None]
         h = p * right + (1 - p) * wrong
         q, cumulative = p * right / h, h.cumsum(axis=1)
         chance = (weights @ (p * right)) / (weights @ h)
-        ends, keeps = (int(np.argmax(ok)) if (ok := chance >= at).any() else len(chance) for at in (max(stop_at, best), best))
-        reached.append(float(weights @ going))
+        ends, keeps = max(ends, _first_at_least(chance, max(stop_at, best))), _first_at_least(chance, best)
+        reached.append(float(weights @ below[:, -1]))
         top = cumulative**row.draws
-        done += going * (np.diff(top, axis=1, prepend=0.0) * q)[:, ends:].sum(axis=1)
+        done += below[:, -1] * (np.diff(top, axis=1, prepend=0.0) * q)[:, ends:].sum(axis=1)
         below = below * top
-        going = going * (top[:, ends - 1] if ends else 0.0)
-    ended_in = np.diff(below[:, :ends], axis=1, prepend=0.0)
-    kept = (ended_in * q[:, :ends])[:, keeps:].sum(axis=1)
+        below[:, ends:] = below[:, [ends - 1]] if ends else 0.0
+    going = below[:, -1]
+    kept = (np.diff(below, axis=1, prepend=0.0) * q)[:, keeps:].sum(axis=1)
     if so_far is not None and keeps:
-        kept = kept + (below[:, min(keeps, ends) - 1] if ends else 0.0) * so_far
+        kept = kept + below[:, keeps - 1] * so_far
     open_chance = float(weights @ going)
     posterior = weights * going / open_chance if open_chance > 0 else weights
     return Outlook(float(weights @ (done + kept)), tuple(reached), open_chance, posterior, np.clip(kept / np.maximum(going, 1e-12), 0, 1))
+
+
+def _first_at_least(chance: Array, at: float) -> int:
+    """The first bin whose answers are right with this chance; their number, if none is."""
+    enough = chance >= at
+    return int(np.argmax(enough)) if enough.any() else len(chance)
 
 
 def expected(rows: Sequence[Stage], view: Outlook) -> tuple[float, float]:
@@ -110,8 +117,14 @@ def expected(rows: Sequence[Stage], view: Outlook) -> tuple[float, float]:
 
 
 def worst(rows: Sequence[Stage]) -> tuple[float, float]:
-    """(US dollars, seconds) if no stage ends early and every answer is long and slow (95th percentile)."""
-    return sum(r.worst_usd for r in rows), sum(r.worst_s for r in rows)
+    """(US dollars, seconds) at the 95th percentile if no stage ends early.
+
+    Lengths of answers to one prompt go together, so dollars add up; seconds of one stage say little of the next, so their excesses over
+    the mean add up as independent ones do. A stage that was never timed counts as 0 s.
+    """
+    timed = [r for r in rows if r.worst_s]
+    excess = sqrt(sum((r.worst_s - r.latency_s) ** 2 for r in timed))
+    return sum(r.worst_usd for r in rows), sum(r.latency_s for r in timed) + excess
 
 
 def _unscored(rows: Sequence[Stage], belief: Belief, plan: Plan, so_far: Array | None) -> Outlook:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from difficulty.belief import NODES, PRIOR, Array, Belief, Channel
+from difficulty.belief import NODES, PRIOR, Array, Belief, Channel, Scores
 from difficulty.conversation import conversation_text
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import FitError
 from difficulty.fit import FittedProbe
 from difficulty.labels import Labelled
-from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tokens, posterior
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
 from policies.facts import Facts, Market
 from policies.forecast import stages
 from policies.plans import Plan, Revise, TreeSearch
@@ -28,6 +28,8 @@ from policies.plans import Plan, Revise, TreeSearch
 Rows = Sequence[Mapping[str, Any]]
 SAMPLE = "sample("
 LEAST = 50
+SEEN = 4
+"""Answers from which the others are predicted, when the tempering of evidence is fitted."""
 
 
 def labels(rows: Rows) -> Iterable[Labelled]:
@@ -63,7 +65,7 @@ class CurveFit:
         logits = {name: np.add.outer(c.intercept + c.slope * self.features[name], c.spread * NODES) for name, c in success.items()}
         chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
         fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
-        return self._with_factors(replace(found, plans=fits))
+        return self._with_factors(replace(found, plans=fits, tempering=self._tempering(found.scores, logits)))
 
     def _counts(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Right draws and draws by backend, each of shape [N]."""
@@ -86,6 +88,21 @@ class CurveFit:
                         if verifier is not None and score is not None:
                             seen[verifier].append((score, answer["correct"]))
         return {name: fit_scores([score for score, _ in pairs], [right for _, right in pairs]) for name, pairs in seen.items()}
+
+    def _tempering(self, scores: Mapping[str, Scores], logits: Mapping[str, Array]) -> float:
+        """From the first scored samples of the backend that has most, predicting its others and those of all backends."""
+        right, draws = self._counts()
+        seen = max(draws, key=lambda name: draws[name].sum())
+        traces = list(self._samples(seen))
+        verifier = next((name for name in scores if all(name in a.get("scores", {}) for t in traces for a in t["answers"])), None)
+        whole = [i for i, trace in enumerate(traces) if len(trace["answers"]) >= 2 * SEEN]
+        if verifier is None or len(whole) < LEAST:
+            return 1.0
+        ratio = np.array([[_likelihoods(scores[verifier], a["scores"][verifier]) for a in traces[i]["answers"][:SEEN]] for i in whole])
+        known = np.array([sum(a["correct"] for a in traces[i]["answers"][:SEEN]) for i in whole])
+        right, draws = ({name: values[whole] for name, values in rows.items()} for rows in (right, draws))
+        right[seen], draws[seen] = right[seen] - known, draws[seen] - SEEN
+        return fit_tempering({name: x[whole] for name, x in logits.items()}, ratio, seen, right, draws)
 
     def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
         """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds]."""
@@ -115,7 +132,7 @@ class CurveFit:
                 elif isinstance(plan, Revise):
                     after_wrong = [mark for before, mark in pairwise(marks) if before == 0]
                     index, right = [*index, *[i] * len(after_wrong)], [*right, *after_wrong]
-        return fit_channel(logits[plan.backend][index], weights[index], right, slope=isinstance(plan, TreeSearch))
+        return fit_channel(logits[plan.backend][index], weights[index], right)
 
     def _with_factors(self, curves: Curves) -> Curves:
         """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums."""
@@ -144,6 +161,12 @@ def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterabl
     distinct = {plan.key: plan for plan in plans}
     features = {name: e[index] for name, e in fitted.out_of_fold.items()}
     return CurveFit(rows, features, market, list(distinct.values())).curves(source)
+
+
+def _likelihoods(scores: Scores, raw: float | None) -> tuple[float, float]:
+    """Of a score, if right and if wrong; (1, 1) of an answer that was not scored."""
+    k = None if raw is None else scores.bin(raw)
+    return (1.0, 1.0) if k is None else (scores.right[k], scores.wrong[k])
 
 
 def fitted_text(prompt: str) -> str:

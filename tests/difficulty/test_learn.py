@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 
 from difficulty.belief import NODES, Success
-from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tokens, posterior
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
 
 TRUE = {"small": Success(-0.5, 0.9, 1.2), "large": Success(0.3, 1.1, 0.8)}
 N = 1500
@@ -49,9 +49,22 @@ def test_a_channel_is_recovered(drawn) -> None:
     y = rng.random(N) < expit(0.8 + plain + TRUE["small"].spread * u)
     logits = plain[:, None] + TRUE["small"].spread * NODES
     assert fit_channel(logits, weights, y).shift == pytest.approx(0.8, abs=0.2)
-    both = fit_channel(logits, weights, rng.random(N) < expit(0.5 + 0.6 * (plain + TRUE["small"].spread * u)), slope=True)
+    both = fit_channel(logits, weights, rng.random(N) < expit(0.5 + 0.6 * (plain + TRUE["small"].spread * u)))
     assert (both.shift, both.slope) == (pytest.approx(0.5, abs=0.2), pytest.approx(0.6, abs=0.15))
     assert fit_channel(logits[:0], weights[:0], []).shift == 0.0
+
+
+@pytest.mark.parametrize(("copies", "exponent"), [(1, 1.0), (3, 0.3)])
+def test_evidence_is_tempered_as_much_as_it_repeats_itself(drawn, copies: int, exponent: float) -> None:
+    """Independent scores are taken whole; where each one stands for three that say the same, a third of it is."""
+    rng, u, features, _, _ = drawn
+    logits = {m: (t.intercept + t.slope * features[m])[:, None] + t.spread * NODES for m, t in TRUE.items()}
+    chance = {m: expit(t.intercept + t.slope * features[m] + t.spread * u) for m, t in TRUE.items()}
+    seen = rng.random((N, 4)) < chance["small"][:, None]
+    ratio = np.repeat(np.where(seen[:, :, None], [0.9, 0.1], [0.1, 0.9]), copies, axis=1)
+    draws = {m: np.full(N, 12) for m in TRUE}
+    right = {m: rng.binomial(draws[m], chance[m]) for m in TRUE}
+    assert fit_tempering(logits, ratio, "small", right, draws) == pytest.approx(exponent, abs=0.21)
 
 
 def test_scores_become_monotone_calibrated_bins() -> None:

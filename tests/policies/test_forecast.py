@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace as but
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from difficulty.belief import NODES, PRIOR, Belief
+from difficulty.belief import NODES, PRIOR, Belief, Channel
+from difficulty.curves import PlanFit
 from policies.facts import Facts, Market
 from policies.forecast import expected, outlook, remaining, stages, worst
+from policies.optimise import Optimisation
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+from policies.policy import Objective, Optimiser
 from tests.policies.conftest import CURVES, PRICES, belief
 
 MARKET = Market(PRICES, frozenset({"small", "large"}), CURVES)
@@ -98,6 +103,23 @@ def test_the_expected_never_exceeds_the_worst() -> None:
         rows, view = look(plan)
         assert expected(rows, view)[0] <= worst(rows)[0]
         assert expected(rows, view)[1] <= worst(rows)[1]
+
+
+def test_many_short_waits_are_less_risky_than_one_long_one() -> None:
+    """The slow cases of eight rounds do not come together: their worst case is under eight times that of one, and over eight means."""
+    one, eight = (stages(BestOfN(backend="small", n=n, batch=2, verifier="reward"), belief(0), MARKET, FACTS) for n in (2, 16))
+    assert 8 * one[0].latency_s < worst(eight)[1] < 8 * worst(one)[1]
+
+
+def test_a_plan_is_never_forecast_to_be_right_more_than_always() -> None:
+    """Also where a plan's later draws go through a channel of their own, and another plan may follow."""
+    objective = Objective(value_of_correct_usd=3e-4)
+    plans = (Revise(backend="small", verifier="reward"), BestOfN(backend="small", n=8, verifier="reward"), Single(backend="large"))
+    for shift in (-3.0, 3.0):
+        curves = but(CURVES, plans={"revise(small, verifier=reward)": PlanFit(Channel(shift, 0.7))})
+        for ease in (-3.0, 0.0, 3.0):
+            rows = Optimisation(Optimiser(objective=objective, plans=plans), but(MARKET, curves=curves), FACTS, belief(ease)).considered
+            assert all(0 <= row.quality <= 1 + 1e-9 for row in rows)
 
 
 def test_a_backend_that_does_not_share_the_prompt_is_billed_for_it_each_time() -> None:

@@ -422,3 +422,24 @@ def test_the_digest_changes_with_policy_prices_and_curves() -> None:
     digests = {r.parts.digest(r.parts.policies["balanced"]) for r in (base, a_router(policy=a_policy(2e-3)))}
     other = Parts({}, {}, "x", Market({"small": (2.0, 1.0)}, frozenset(), CURVES)).digest(base.parts.policies["balanced"])
     assert len(digests | {other}) == 3
+
+
+async def test_redis_may_die_and_come_back_under_a_running_router(redis_server: Any, redis_url: str) -> None:
+    """A hit while it lives; an answer all the same while it is dead; hits again once it is back."""
+    from adapters.cache import RedisCache
+
+    cache = RedisCache(redis_url, retry_s=0.0)
+    router = a_router(cache=cache)
+    try:
+        await router.answer(an_ask())
+        assert (await router.answer(an_ask())).cached
+        redis_server.kill()
+        alone = await router.answer(an_ask())
+        assert not alone.cached
+        assert alone.candidates
+        redis_server.start()
+        await router.answer(an_ask())
+        assert (await router.answer(an_ask())).cached
+    finally:
+        redis_server.start()
+        await cache.aclose()
