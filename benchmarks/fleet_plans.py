@@ -31,6 +31,10 @@ ROOT = Path(__file__).parents[1]
 PAGE, FIGURES = ROOT / "docs" / "fleet-plans.md", ROOT / "benchmarks" / "results" / "fleet_plans.json"
 DRAWS = 2000
 Array = NDArray[np.float64]
+Actions = Sequence[tuple[str, ...]]
+"""Plans that a policy ran, by puzzle."""
+ByOffer = Mapping[str, Array]
+POLICIES = tuple(offer.name for offer in OFFERS if offer.plan is None)
 
 
 def main() -> None:
@@ -61,15 +65,15 @@ def study(results: Mapping[str, Any]) -> dict[str, Any]:
     right = {offer.name: np.array([float(row[offer.name]["right"]) for row in rows]) for offer in OFFERS}
     cost = {offer.name: np.array([row[offer.name]["cost_usd"] for row in rows]) for offer in OFFERS}
     p_small = np.array([row[CHOSEN.name]["p_small"] for row in rows])
-    actions = [tuple(map(short, row[CHOSEN.name]["actions"])) for row in rows]
+    actions = {name: [tuple(map(short, row[name]["actions"])) for row in rows] for name in POLICIES}
     return {
         "date": date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "puzzles": len(rows),
         "offers": {name: _offer(right[name], cost[name], cost[BASELINE.name]) for name in right},
-        "against": {name: _against(right, cost, name, groups) for name in right if name != CHOSEN.name},
-        "quintiles": _quintiles(p_small, right, cost, actions),
-        "where_run": _where_run(actions, right, cost),
+        "against": {p: {name: _against(right, cost, p, name, groups) for name in right if name not in POLICIES} for p in POLICIES},
+        "quintiles": _quintiles(p_small, right, cost, actions[CHOSEN.name]),
+        "where_run": {name: _where_run(actions[name], right, cost) for name in POLICIES},
     }
 
 
@@ -84,9 +88,9 @@ def _offer(right: Array, cost: Array, large: Array) -> dict[str, float]:
     return {"right": float(right.mean()), "low": low, "high": high, "usd_per_1000": 1000 * usd, "to_large": usd / float(large.mean())}
 
 
-def _against(right: Mapping[str, Array], cost: Mapping[str, Array], other: str, groups: Sequence[str]) -> dict[str, list[float]]:
-    """The policy against a fixed plan: [value, low, high] of the difference in accuracy and the ratio of costs."""
-    mine, theirs, paid, their_cost = right[CHOSEN.name], right[other], cost[CHOSEN.name], cost[other]
+def _against(right: ByOffer, cost: ByOffer, policy: str, other: str, groups: Sequence[str]) -> dict[str, list[float]]:
+    """A policy against a fixed plan: [value, low, high] of the difference in accuracy and the ratio of costs."""
+    mine, theirs, paid, their_cost = right[policy], right[other], cost[policy], cost[other]
     return {
         "accuracy": bootstrap(lambda i: float(mine[i].mean() - theirs[i].mean()), groups),
         "cost": bootstrap(lambda i: float(paid[i].mean() / their_cost[i].mean()), groups),
@@ -99,10 +103,6 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], float], groups: Sequence[
     rng = np.random.default_rng(0)
     seen = [statistic(np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])) for _ in range(draws)]
     return [statistic(np.arange(len(groups))), *map(float, np.quantile(seen, [0.025, 0.975]))]
-
-
-Actions = Sequence[tuple[str, ...]]
-ByOffer = Mapping[str, Array]
 
 
 def _quintiles(p_small: Array, right: ByOffer, cost: ByOffer, actions: Actions) -> list[dict[str, Any]]:
@@ -138,9 +138,17 @@ def page(figures: Mapping[str, Any]) -> str:
     """docs/fleet-plans.md."""
     names = [offer.name for offer in OFFERS]
     overall = [[n, _share(o), f"{o['to_large']:.2f}"] for n, o in figures["offers"].items()]
-    against = [[n, _points(row["accuracy"]), _interval(row["cost"])] for n, row in figures["against"].items()]
+    against = [
+        [f"{policy} against {name}", _points(row["accuracy"]), _interval(row["cost"])]
+        for policy, rows in figures["against"].items()
+        for name, row in rows.items()
+    ]
     quintiles = [[f"{q['p_small'][0]:.2f} to {q['p_small'][1]:.2f}", *_cells(q), _ran(q["ran"])] for q in figures["quintiles"]]
-    chosen = [[f"{plan} ({row['puzzles']})", *_cells(row)] for plan, row in figures["where_run"].items()]
+    chosen = [
+        [f"{policy}: {plan} ({row['puzzles']})", *_cells(row)]
+        for policy, rows in figures["where_run"].items()
+        for plan, row in rows.items()
+    ]
     return "\n".join(
         [
             "# What each plan gives, and where the policy buys it",
@@ -151,23 +159,23 @@ def page(figures: Mapping[str, Any]) -> str:
             "",
             _table(["plan", "right, % (95 %)", "cost, large = 1"], overall),
             "",
-            "## The policy against each fixed plan",
+            "## The policies against each fixed plan",
             "",
             "Paired by puzzle; bootstrap over number sets.",
             "",
-            _table(["against", "accuracy, points (95 %)", "cost ratio (95 %)"], against),
+            _table(["", "accuracy, points (95 %)", "cost ratio (95 %)"], against),
             "",
             "## By difficulty",
             "",
             "Fifths of the puzzles by the probe's chance for one answer of the small model, the hardest first. Right, % / cost.",
             "",
-            _table(["fifth", *names, "the policy ran"], quintiles),
+            _table(["fifth", *names, "balanced ran"], quintiles),
             "",
-            "## Where the policy ran a plan",
+            "## Where a policy ran a plan",
             "",
-            "The puzzles on which the policy ran the plan (maybe with others), and what each fixed plan does on those. Right, % / cost.",
+            "The puzzles on which the policy ran the plan (maybe with others), and what each offer does on those. Right, % / cost.",
             "",
-            _table(["plan (puzzles)", *names], chosen),
+            _table(["policy: plan (puzzles)", *names], chosen),
             "",
         ]
     )

@@ -21,15 +21,17 @@ class Offer:
 
     name: str
     plan: Mapping[str, Any] | None = None
+    policy: str = POLICY
 
 
 def _best_of(n: int) -> dict[str, Any]:
-    """One batch, so that all n are drawn: between batches the policy might stop."""
-    return {"best_of_n": {"backend": "small", "n": n, "batch": n, "verifier": "reward"}}
+    """One batch: the prompt is read once, which is the cheapest way to draw all n. At the temperature at which they do best."""
+    return {"best_of_n": {"backend": "small", "n": n, "batch": n, "temperature": 0.7, "verifier": "reward"}}
 
 
 BASELINE = Offer("large once", {"single": {"backend": "large"}})
 CHOSEN = Offer(POLICY)
+THOROUGH = Offer("thorough", policy="thorough")
 OFFERS = (
     Offer("small once", {"single": {"backend": "small"}}),
     Offer("best of 4", _best_of(4)),
@@ -37,8 +39,10 @@ OFFERS = (
     Offer("revise, 4 rounds", {"revise": {"backend": "small", "rounds": 4, "verifier": "reward"}}),
     Offer("tree search", {"tree_search": {"backend": "small", "beam_width": 4, "samples": 16, "verifier": "reward"}}),
     BASELINE,
+    THOROUGH,
     CHOSEN,
 )
+POLICIES = frozenset(offer.name for offer in OFFERS if offer.plan is None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ async def ask(client: AsyncOpenAI, offer: Offer, question: Question) -> Answer:
     began = time.perf_counter()
     try:
         raw = await client.chat.completions.with_raw_response.create(
-            model=f"outlay/{POLICY}",
+            model=f"outlay/{offer.policy}",
             messages=[{"role": "user", "content": question.prompt}],
             extra_body={**extras, "cache": {"no-cache": True}},
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fleet.demo.asking import CHOSEN
+from fleet.demo.asking import POLICIES
 from fleet.demo.figures import Row, hull
 
 FIXED, POLICY, MIXED = "#5b6b7b", "#d1495b", "#9fb3c8"
@@ -36,7 +36,7 @@ def save(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 def draw(axes: Any, rows: Sequence[Row]) -> None:
     """Everything inside the frame."""
-    _mixtures(axes, [row for row in rows if row.offer != CHOSEN.name])
+    _mixtures(axes, [row for row in rows if row.offer not in POLICIES])
     for row in rows:
         _point(axes, row)
     _frame(axes, rows)
@@ -53,7 +53,7 @@ def _mixtures(axes: Any, fixed: Sequence[Row]) -> None:
 
 
 def _point(axes: Any, row: Row) -> None:
-    chosen = row.offer == CHOSEN.name
+    chosen = row.offer in POLICIES
     colour, y = (POLICY if chosen else FIXED), 100 * row.right
     spread = [[y - 100 * row.low], [100 * row.high - y]]
     axes.errorbar(
