@@ -42,7 +42,7 @@ def main() -> None:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet_plans", description=__doc__, formatter_class=form)
     parser.add_argument("--puzzles", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=2024)
+    parser.add_argument("--seed", type=int, default=2025)
     parser.add_argument("--results", type=Path, help="results.json of an earlier run")
     options = parser.parse_args()
     path = options.results or ROOT / ".outlay" / "fleet_plans" / "results.json"
