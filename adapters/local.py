@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import threading
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from adapters.errors import AdapterError, BackendError, BackendTimeout, BackendUnavailable, MissingExtra
 from adapters.model_folder import PACKAGE_ROOT, local_folder
@@ -30,6 +31,22 @@ DEFAULT_MAX_TOKENS = 1024
 """Of an answer, where neither request, configuration nor the model's files say."""
 
 
+class Reads(Options):
+    """What a narrow model can read: prompts that look otherwise are refused, rather than answered with nonsense."""
+
+    pattern: str = Field(description="regular expression that a user message of the conversation must match somewhere")
+    example: str = Field(description="a prompt that it reads, for the message to the caller")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
 class LocalOptions(Options):
     """Which model, and how much of it at once."""
 
@@ -37,6 +54,7 @@ class LocalOptions(Options):
     model: str = Field(min_length=1, description="a folder (in the working directory or beside the packages: fleet/small) or a hub name")
     price: PriceOption = Price()
     revision: str | None = Field(None, description="of a hub name: branch, tag or commit")
+    reads: Reads | None = Field(None, description="unset: any prompt of words that its tokenizer knows")
     device: str = Field("auto", description="auto: the GPU if there is one, else the CPU; or torch's name of it")
     dtype: str = Field("auto", description="auto: as the weights were saved; or torch's name of it")
     threads: int = Field(1, ge=1, description="of torch, for this model's work on the CPU")
@@ -183,13 +201,17 @@ class LocalBackend:
             from transformers import AutoTokenizer
         except ImportError as error:
             raise MissingExtra(f"backend '{self.name}': a local model needs torch and transformers; install them ({error})") from error
-        from adapters.decoding.chat import ChatReader
-
         o = self._options
         try:
-            return ChatReader(self.name, AutoTokenizer.from_pretrained(resolve(o.model), revision=o.revision), o.model)
+            return self._chat_reader(AutoTokenizer.from_pretrained(resolve(o.model), revision=o.revision))
         except (OSError, ValueError) as error:
             raise self._not_found(error) from error
+
+    def _chat_reader(self, tokenizer: Any) -> ChatReader:
+        from adapters.decoding.chat import ChatReader
+
+        reads = self._options.reads
+        return ChatReader(self.name, tokenizer, self._options.model, (reads.pattern, reads.example) if reads else None)
 
     def _not_found(self, error: Exception) -> BackendUnavailable:
         first = str(error).strip().split("\n", 1)[0]

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.errors import MissingExtra
+from adapters.pricing import listed
+from adapters.types import Price
 from difficulty.belief import PLAIN, Belief, Evidence, Success, logit
 from difficulty.curves import Curves
 from policies.decide import decide
@@ -27,6 +29,8 @@ from router.config import Config, load
 from router.errors import ConfigError
 from router.record import facts_from_json
 
+PAID = ("openai", "litellm")
+"""Kinds of backends that somebody sends a bill for."""
 TYPICAL_INPUT_TOKENS = 200
 """Length of the prompt in the table of worst cases."""
 
@@ -73,6 +77,8 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     market = _market(config, console)
     console.print(_worst_cases(config, market))
+    for name in (name for name, options in config.backends.items() if options.kind in PAID and not any(market.prices.get(name, (0, 0)))):
+        console.print(f"note: backends.{name}: no price is known; its calls count as free, and no limit on cost holds them", markup=False)
     tests = path.with_name(f"{path.stem}_test.yaml")
     if not tests.exists():
         console.print(f"no {tests.name}: the policies are not tested")
@@ -92,9 +98,17 @@ def _market(config: Config, console: Console) -> Market:
     except MissingExtra as missing:
         console.print(f"note: {missing} (prices of the file alone are used below)", markup=False)
     sold = [*config.backends.items(), *config.verifiers.items()]
-    written = {name: price for name, options in sold if (price := getattr(options, "price", None))}
+    written = {name: price for name, options in sold if (price := _written_price(options))}
     prices = {name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in written.items()}
     return Market(prices, curves=Curves.load(located(config.curves)) if config.curves else Curves())
+
+
+def _written_price(options: Any) -> Price | None:
+    """The price in the file, else that of the price list."""
+    price: Price | None = getattr(options, "price", None)
+    model = str(getattr(options, "model", ""))
+    line = listed(model) or listed(model.partition("/")[2])
+    return price or (line.price if line else None)
 
 
 def _worst_cases(config: Config, market: Market) -> Table:
@@ -104,7 +118,8 @@ def _worst_cases(config: Config, market: Market) -> Table:
     for name, policy in config.policies.items():
         for plan in policy.all_plans:
             cost, seconds = worst(stages(plan, belief, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
-            table.add_row(name, plan.key, f"{cost:.6f}", f"{seconds:.2f}")
+            known = plan.backend in market.curves.latency
+            table.add_row(name, plan.key, f"{cost:.6f}" if cost else "no price", f"{seconds:.2f}" if known else "never timed")
     return table
 
 

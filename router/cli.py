@@ -74,7 +74,9 @@ def _model(model: str, policy: str | None) -> str:
 def serve(
     config: ConfigOption = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="server.host, 127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 for any free one.", show_default="server.port, 8080")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.", show_default="server.port, 8080")
+    ] = None,
 ) -> None:
     """Start the gateway."""
     from router.config import load

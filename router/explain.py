@@ -25,11 +25,12 @@ def shown(block: Mapping[str, Any]) -> RenderableType:
     head = Text(f"policy {block['policy']} ({block['digest']})\nestimate ({estimate['source']}): one answer is right: {chances}\n")
     if not decision["considered"]:
         return Group(head, Text(f"-> {decision['plan']}: {decision['reason']}"))
-    return Group(head, _plans(decision), Text(f"\n-> {decision['plan']}\n   {decision['reason']}"))
+    note = Text("* with what may be bought after it; `at most` is the plan alone, at the 95th percentile")
+    return Group(head, _plans(decision), note, Text(f"\n-> {decision['plan']}\n   {decision['reason']}"))
 
 
 def _plans(decision: Mapping[str, Any]) -> Table:
-    table = Table("plan", "right", "cost $", "at most $", "seconds", "at most", "utility $", "", box=None, pad_edge=False)
+    table = Table("plan", "right *", "cost $ *", "at most $", "seconds *", "at most", "utility $", "", box=None, pad_edge=False)
     for name in table.columns[1:7]:
         name.justify = "right"
     for row in decision["considered"]:

@@ -127,7 +127,7 @@ class Job:
             input_tokens=self.input_tokens,
             max_tokens=self.request.max_tokens,
             tags=dict(self.ask.tags),
-            single_only=self._single_only,
+            single_only=self.single_only,
             spent_usd=self.run.spent_usd,
             elapsed_s=self.run.elapsed_s,
             ceiling_usd=self.run.limits.cost_usd,
@@ -140,7 +140,7 @@ class Job:
         )
 
     @cached_property
-    def _single_only(self) -> bool:
+    def single_only(self) -> bool:
         """No harm by default: tool calls and content that is not text are answered once, and so are several choices."""
         fields = self.request.extra.keys() & {"tools", "functions", "audio", "modalities"}
         parts = (m.get("content") for m in self.request.messages)
@@ -203,7 +203,9 @@ class Job:
 
     def _evidence(self, answer: Candidate, channel: Channel) -> Evidence:
         if answer.raw_score is not None and answer.verifier is not None:
-            return _scored(self.parts.market.curves.scores_of(answer.verifier), answer.raw_score, answer.backend, channel)
+            # A verifier of beginnings scores an answer cut off by its length as one that may yet end well; it will not.
+            raw = 0.0 if answer.choice.finish_reason == "length" else answer.raw_score
+            return _scored(self.parts.market.curves.scores_of(answer.verifier), raw, answer.backend, channel)
         if answer.votes is not None:
             return _scored(VOTES, answer.votes, answer.backend, channel)
         return Evidence(answer.backend, channel)

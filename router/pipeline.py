@@ -48,6 +48,7 @@ class Router:
         job = self._open(ask)
         key = self.cache.key(job)
         if (hit := await self.cache.get(key, job)) is not None:
+            self.log.add(ask.id, hit.decision)
             return hit
         try:
             await self._estimate(job)
@@ -63,6 +64,7 @@ class Router:
         job = self._open(ask)
         await self._estimate(job)
         self._decide(job)
+        self.log.add(ask.id, block(job))
         return block(job)
 
     # --- the stations -------------------------------------------------------------------------------------------------
@@ -102,7 +104,8 @@ class Router:
     async def _work(self, job: Job, sink: Sink | None) -> None:
         """Decide and run until the decision is to stop, a limit is reached, or nothing is left to try."""
         while (plan := self._decide(job)) is not None:
-            if not await self._act(job, plan, sink if sink and self._will_be_final(job, plan) else None):
+            goes_on = await self._act(job, plan, sink if sink and self._will_be_final(job, plan) else None)
+            if not goes_on or (job.single_only and job.best is not None):
                 return
 
     def _decide(self, job: Job) -> Plan | None:

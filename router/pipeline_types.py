@@ -69,7 +69,7 @@ class Outcome:
     model: str
     """Backend that produced the answer."""
     plan: str
-    """Key of the last plan run; `cache` where the answer came from there."""
+    """Key of the plan whose answer this is."""
     policy: str
     digest: str
     """Of the policy: what it said when this was decided."""

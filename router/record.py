@@ -35,7 +35,7 @@ def render(job: Job) -> Outcome:
         id=job.ask.id,
         candidates=_chosen(job, best),
         model=best.backend,
-        plan=job.actions[-1].plan.key,
+        plan=best.plan,
         policy=job.policy_name,
         digest=job.parts.digest(job.policy),
         input_tokens=sum(call.input_tokens for call in run.calls),
@@ -78,14 +78,14 @@ def waited_s(calls: Sequence[CallRecord]) -> float:
 
 def block(job: Job) -> dict[str, Any]:
     """Everything that a person or a program may want to know of a request, ready for JSON."""
-    first = job.decisions[0][2] if job.decisions else None
+    first = job.decisions[0][2] if job.decisions else None  # its cause; `plan` is the one whose answer it is, or is about to be
     return {
         "version": BLOCK_VERSION,
         "id": job.ask.id,
         "policy": job.policy_name,
         "digest": job.parts.digest(job.policy),
         "cause": first.cause if first else None,
-        "plan": first.plan.key if first and first.plan else None,
+        "plan": job.best.plan if job.best else first.plan.key if first and first.plan else None,
         "estimate": _estimate(job),
         "decisions": [_decision(*row) for row in job.decisions],
         "actions": [_action(action) for action in job.actions],

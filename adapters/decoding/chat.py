@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,10 @@ CONTEXT_TOKENS = 8
 class ChatReader:
     """A tokenizer and its chat template. A model without a template reads the contents, joined by line ends."""
 
-    def __init__(self, name: str, tokenizer: Any, model: str) -> None:
+    def __init__(self, name: str, tokenizer: Any, model: str, reads: tuple[str, str] | None = None) -> None:
+        """`reads`: a regular expression that some user message must match, and a prompt that does."""
         self._name, self._tokenizer, self._model = name, tokenizer, model
+        self._reads = (re.compile(reads[0]), reads[1]) if reads else None
         self.ends = frozenset() if tokenizer.eos_token_id is None else frozenset({int(tokenizer.eos_token_id)})
         self.decode: Decode = _decoder(tokenizer)
 
@@ -28,6 +31,8 @@ class ChatReader:
     def checked(self, request: ChatRequest, max_context: int | None) -> list[int]:
         """The prompt, made sure to be readable and to leave room for an answer."""
         text = self._text(request)
+        if self._reads and not any(self._reads[0].search(text_of(m)) for m in request.messages if m.get("role") == "user"):
+            raise self._no_prompt_of_its_kind()
         tokens = self._encode(text)
         unknown = self._tokenizer.unk_token_id
         if unknown is not None and unknown in tokens:
@@ -88,6 +93,14 @@ class ChatReader:
         words = ", ".join(f"'{word}'" for word in self._unknown_words(text)) or "some words"
         return self._refused(
             f"the model '{self._model}' reads only its own small vocabulary and does not know {words}; "
+            "for other prompts point a backend at a general model (see configs/)",
+            "unreadable_prompt",
+        )
+
+    def _no_prompt_of_its_kind(self) -> BackendRefused:
+        assert self._reads is not None
+        return self._refused(
+            f"the model '{self._model}' reads only prompts such as \"{self._reads[1]}\"; "
             "for other prompts point a backend at a general model (see configs/)",
             "unreadable_prompt",
         )

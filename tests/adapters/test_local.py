@@ -312,3 +312,16 @@ async def test_the_fleets_small_model_answers(make: Make) -> None:
     """The shipped model is served by its name, whatever the working directory."""
     call = await answered(make(model="fleet/small"), asking("Use 4 9 10 13 to make 24.", temperature=0, max_tokens=60))
     assert "=" in call.choices[0].text
+
+
+async def test_a_narrow_model_refuses_prompts_that_are_not_of_its_kind(make: Make) -> None:
+    """`reads` says what it can read; the message gives an example; a verdict on an earlier answer does not count as the prompt."""
+    backend = make(reads={"pattern": r"one", "example": "one two"})
+    with pytest.raises(BackendRefused, match='such as "one two"') as caught:
+        await answered(backend, asking("two", max_tokens=2))
+    assert caught.value.code == "unreadable_prompt"
+    turns = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": "two"}]
+    call = await answered(backend, ChatRequest(tuple(turns), max_tokens=2))
+    assert call.choices
+    with pytest.raises(ValidationError, match="not a regular expression"):
+        LocalOptions.model_validate({"model": "m", "reads": {"pattern": "(", "example": ""}})

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from adapters.cache import MemoryCache
 from adapters.errors import VerifierError
-from adapters.scripted import ScriptedBackend, scripted
+from adapters.scripted import Answer, ScriptedBackend, scripted
 from adapters.types import Call, ChatRequest, Choice, Delta, Price, Verdict
 from difficulty.belief import Belief, Channel, Scores, Success
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
@@ -299,6 +299,29 @@ async def test_tools_images_and_several_choices_get_one_call(fields: dict[str, A
     assert len(outcome.candidates) == fields.get("n", 1)
 
 
+async def test_several_choices_are_those_of_one_call_even_where_they_are_poor() -> None:
+    """With n, a plan that may not be enough is not followed by another: its choices are the answer."""
+    policy = a_policy(1.0, [{"single": {"backend": "small", "verifier": "exact"}}, {"single": {"backend": "large"}}])
+    outcome = await a_router(scripted("small", "wrong", price=SMALL), policy=policy).answer(an_ask(n=3))
+    assert [candidate.backend for candidate in outcome.candidates] == ["small"] * 3
+
+
+async def test_an_answer_cut_off_by_its_length_is_not_taken_for_a_right_one() -> None:
+    """A verifier may like how it begins; the policy goes on."""
+    cut = scripted("small", Answer(text="right so far", finish_reason="length"), price=SMALL)
+    outcome = await a_router(cut).answer(an_ask())
+    assert outcome.model == "large"
+
+
+async def test_the_plan_that_is_named_is_the_one_whose_answer_it_is() -> None:
+    """Header, block and answer agree where an earlier plan's answer won."""
+    plans = [{"revise": {"backend": "small", "verifier": "exact", "rounds": 1}}, {"single": {"backend": "large", "verifier": "exact"}}]
+    policy = TypeAdapter(Policy).validate_python({"rules": [{"otherwise": plans}], "until": 1.0})
+    outcome = await a_router(scripted("small", "right", price=SMALL), scripted("large", "bad", price=LARGE), policy=policy).answer(an_ask())
+    assert [action["plan"] for action in outcome.decision["actions"]][-1].startswith("single(large")
+    assert outcome.plan == outcome.decision["plan"] == outcome.candidates[0].plan == "revise(small, verifier=exact, rounds=1)"
+
+
 async def test_the_conversation_is_classified_not_its_last_line() -> None:
     """A bare "yes" is estimated with what came before it."""
     seen: list[str] = []
@@ -359,6 +382,7 @@ async def test_an_equal_request_is_answered_from_the_cache() -> None:
     assert second.candidates == first.candidates
     assert (second.input_tokens, second.id != first.id) == (first.input_tokens, True)
     assert second.decision["cached_from"] == first.id
+    assert await router.decision(second.id) == second.decision
 
 
 @pytest.mark.parametrize(
@@ -409,8 +433,9 @@ async def test_foreign_data_in_the_cache_is_a_miss() -> None:
 
 async def test_a_preview_decides_without_generating() -> None:
     """`route` names the plan and every plan considered, and no backend is called."""
-    router = a_router()
-    block = await router.route(an_ask())
+    router, ask = a_router(), an_ask()
+    block = await router.route(ask)
+    assert await router.decision(ask.id) == block
     assert block["plan"] == "revise(small, verifier=exact)"
     assert len(block["decisions"][0]["considered"]) == 4
     assert not router.parts.backends["small"].requests  # type: ignore[attr-defined]
