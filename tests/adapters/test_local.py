@@ -83,16 +83,15 @@ async def test_a_seed_gives_the_same_answer_alone_and_in_a_crowd(make: Make) -> 
 
 
 async def test_calls_are_decoded_together(make: Make) -> None:
-    """Eight calls of twenty tokens take about twenty steps, not a hundred and sixty; `max_batch: 2` makes it four times as many."""
+    """Eight calls share their steps, more than two of them in a step on the mean, however they trickle in; `max_batch: 2` allows two."""
     requests = [asking("one two three", seed=i, max_tokens=20) for i in range(8)]
-    counted = {}
+    shared = {}
     for rows in (64, 2):
         steps = await watch(backend := make(max_batch=rows))
         await asyncio.gather(*(answered(backend, r) for r in requests))
-        counted[rows] = len(steps)
+        shared[rows] = sum(steps) / len(steps)
         assert max(steps) <= rows
-    assert counted[64] <= 30
-    assert counted[2] > 2 * counted[64]
+    assert shared[64] > 2 >= shared[2] > 1
 
 
 async def test_max_concurrency_bounds_the_calls_under_way(make: Make) -> None:
