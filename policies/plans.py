@@ -6,9 +6,10 @@ options and no others. What a plan is expected to give is in `forecast.py`; how 
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
 
 
 class Frozen(BaseModel):
@@ -105,6 +106,16 @@ class TreeSearch(PlanBase):
 KINDS: dict[str, type[PlanBase]] = {"single": Single, "revise": Revise, "best_of_n": BestOfN, "tree_search": TreeSearch}
 
 
+def _one_kind(value: Any) -> Any:
+    """Refuses what is not one kind with its options, before pydantic would in words of its own."""
+    if isinstance(value, PlanBase) or (isinstance(value, dict) and ("kind" in value or (len(value) == 1 and next(iter(value)) in KINDS))):
+        return value
+    found = " and ".join(map(repr, value)) or "nothing" if isinstance(value, dict) else repr(value)
+    close = get_close_matches(str(next(iter(value), "")) if isinstance(value, dict) else str(value), KINDS, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close and close[0] not in found else ""
+    raise ValueError(f"found {found}; a plan is one of {', '.join(KINDS)} with its options, such as {{single: {{backend: small}}}}{hint}")
+
+
 def _kind(value: Any) -> str:
     """The tag of a plan: its `kind`, or its one key in the YAML form."""
     if isinstance(value, PlanBase):
@@ -120,4 +131,5 @@ Plan = Annotated[
     | Annotated[BestOfN, Tag("best_of_n")]
     | Annotated[TreeSearch, Tag("tree_search")],
     Discriminator(_kind),
+    BeforeValidator(_one_kind),
 ]

@@ -241,7 +241,9 @@ def test_a_plan_that_the_caller_names_is_run_whole() -> None:
         ({"objective": {"value_of_correct_usd": 1}, "plans": []}, "at least 1"),
         ({"objective": {"value_of_correct_usd": 1}, "plans": [{"best_of_n": {"backend": "small", "n": 4}}]}, "needs a verifier"),
         ({"objective": {"value_of_correct_usd": 1}, "plans": [SMALL], "goal": 1}, "goal"),
-        ({"objective": {"value_of_correct_usd": 1}, "plans": [{"guess": {"backend": "small"}}]}, "guess"),
+        ({"objective": {"value_of_correct_usd": 1}, "plans": [{"guess": {"backend": "small"}}]}, "'guess'; a plan is one of single"),
+        ({"objective": {"value_of_correct_usd": 1}, "plans": [{**SMALL, "revise": {}}]}, "'single' and 'revise'; a plan is one of"),
+        ({"objective": {"value_of_correct_usd": 1}, "plans": ["single"]}, "'single'; a plan is one of"),
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(raw: dict[str, Any], said: str) -> None:
