@@ -110,6 +110,8 @@ class LiteLLMBackend:
             return BackendTimeout(self.name, said)
         headers = getattr(error, "litellm_response_headers", None) or {}
         status = int(getattr(error, "status_code", None) or 500)
+        if "LLM Provider NOT provided" in said:  # a wrong name in our configuration, which LiteLLM reports like a caller's mistake
+            status = 404
         return error_for(self.name, status, said, CODES.get(type(error).__name__), retry_after_s(headers))
 
 

@@ -1,1 +1,1 @@
-""""""
+"""One request through all of it: the pipeline, the strategies, HTTP and the command line. `pipeline.py` is the file to read first."""

@@ -112,6 +112,7 @@ async def test_an_unknown_provider_is_refused_in_one_line() -> None:
     with pytest.raises(BackendRefused, match="LLM Provider NOT provided") as raised:
         await answered(mocked(None, model="nosuch/model", litellm_params={}), ASK)
     assert "\n" not in str(raised.value)
+    assert raised.value.status == 404, "not 400, which would make it the caller's"
 
 
 async def test_a_key_is_never_shown(make: Make) -> None:
