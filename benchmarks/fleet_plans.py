@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS
 from fleet.demo.command import main as demo
-from fleet.demo.figures import short, wilson
+from fleet.demo.figures import short
+from fleet.intervals import wilson
 
 ROOT = Path(__file__).parents[1]
 PAGE, FIGURES = ROOT / "docs" / "fleet-plans.md", ROOT / "benchmarks" / "results" / "fleet_plans.json"

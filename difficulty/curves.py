@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Curves:
         """Plain data."""
         return {"format": FORMAT} | asdict(self)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Twelve hex digits that change with any number in here."""
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:12]

@@ -20,6 +20,7 @@ from fleet import reward as prm
 from fleet.cards import write_card
 from fleet.data import SIZES
 from fleet.files import TEMPERATURES, load
+from fleet.intervals import wilson
 from fleet.revise import as_groups, compare, play
 from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
 from fleet.split import HELD_OUT_GAME24
@@ -95,19 +96,11 @@ def interval(values: NDArray[np.float64], draws: int = 2000) -> list[float]:
     """Mean with its 95 % interval, [mean, low, high]: bootstrap over puzzles, or Wilson's where each puzzle is only solved or not, since
     a bootstrap of nothing but successes would claim certainty."""
     if np.isin(values, (0.0, 1.0)).all():
-        return wilson(int(values.sum()), len(values))
+        return [round(float(x), 4) for x in (values.mean(), *wilson(int(values.sum()), len(values)))]
     rng = np.random.default_rng(0)
     means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return [round(float(x), 4) for x in (values.mean(), low, high)]
-
-
-def wilson(successes: int, n: int, z: float = 1.96) -> list[float]:
-    """Wilson's score interval of a proportion."""
-    p = successes / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return [round(x, 4) for x in (p, middle - half, min(1.0, middle + half))]
 
 
 def reward_figures(reward: Any, out: Path, answered: dict[str, list[Group]]) -> Figures:

@@ -29,10 +29,12 @@ class AnswerCache:
         self.cache, self.ttl_s, self.clock = cache, ttl_s, clock
 
     def key(self, job: Job) -> str:
-        """Sixty-four hex digits that change with anything that changes the answer."""
+        """Sixty-four hex digits that change with anything that changes the answer; empty where no cache would be asked."""
+        if self.cache is None:
+            return ""
         ask = job.ask
         said = [
-            FORMAT, job.policy_name, job.parts.digest(job.policy), ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items()),
+            FORMAT, job.policy_name, job.digest, ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items()),
             ask.max_cost_usd, ask.deadline_s, ask.min_quality, ask.plan.key if ask.plan else None,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

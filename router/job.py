@@ -93,6 +93,11 @@ class Job:
         return self.parts.backends[self.policy.all_plans[0].backend].count_tokens(self.request)
 
     @cached_property
+    def digest(self) -> str:
+        """Of the policy, with prices and curves."""
+        return self.parts.digest(self.policy)
+
+    @cached_property
     def rule_of_thumb(self) -> Estimate:
         """The heuristic's estimate: for backends that the probe does not know, and where there is no probe."""
         return self.parts.heuristic.estimate([self.text])[0]
@@ -105,7 +110,8 @@ class Job:
         known = self.parts.market.curves.success if estimate.source == "probe" else {}
         success = {name: known.get(name, Success()) for name in estimate.features}
         tempering = self.parts.market.curves.tempering
-        self.belief = Belief.prior({**self.rule_of_thumb.features, **estimate.features}, success, estimate.source, tempering)
+        by_rule = {} if self.parts.backends.keys() <= estimate.features.keys() else self.rule_of_thumb.features
+        self.belief = Belief.prior({**by_rule, **estimate.features}, success, estimate.source, tempering)
         if estimate.tokens_read:
             cost = self.parts.probe_price.cost_usd(estimate.tokens_read, 0)
             now = self.run.elapsed_s

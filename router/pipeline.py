@@ -54,8 +54,9 @@ class Router:
             await self._estimate(job)
             await self._work(job, sink)
         finally:
-            self.log.add(ask.id, block(job))
-        outcome = render(job)
+            decision = block(job)
+            self.log.add(ask.id, decision)
+        outcome = render(job, decision)
         await self.cache.put(key, job, outcome)
         return outcome
 
@@ -64,8 +65,9 @@ class Router:
         job = self._open(ask)
         await self._estimate(job)
         self._decide(job)
-        self.log.add(ask.id, block(job))
-        return block(job)
+        decision = block(job)
+        self.log.add(ask.id, decision)
+        return decision
 
     # --- the stations -------------------------------------------------------------------------------------------------
 

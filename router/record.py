@@ -26,8 +26,8 @@ BLOCK_VERSION = 1
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
-def render(job: Job) -> Outcome:
-    """The outcome of a request that was answered."""
+def render(job: Job, decision: Mapping[str, Any]) -> Outcome:
+    """The outcome of a request that was answered; `decision` is its block."""
     best = job.best
     assert best is not None, "a request without an answer ends in a RouterError"
     run, ends = job.run, job.run.elapsed_s
@@ -37,17 +37,17 @@ def render(job: Job) -> Outcome:
         model=best.backend,
         plan=best.plan,
         policy=job.policy_name,
-        digest=job.parts.digest(job.policy),
+        digest=job.digest,
         input_tokens=sum(call.input_tokens for call in run.calls),
         output_tokens=sum(call.output_tokens for call in run.calls),
         cost_usd=run.spent_usd,
-        baseline_usd=_baseline_usd(job),
+        baseline_usd=decision["baseline_usd"],
         latency_s=ends,
         overhead_s=max(0.0, ends - waited_s(run.calls)),
         truncated_by=run.truncated_by,
         cached=False,
         degraded=tuple(sorted(run.degraded)),
-        decision=block(job),
+        decision=decision,
     )
 
 
@@ -83,7 +83,7 @@ def block(job: Job) -> dict[str, Any]:
         "version": BLOCK_VERSION,
         "id": job.ask.id,
         "policy": job.policy_name,
-        "digest": job.parts.digest(job.policy),
+        "digest": job.digest,
         "cause": first.cause if first else None,
         "plan": job.best.plan if job.best else first.plan.key if first and first.plan else None,
         "estimate": _estimate(job),

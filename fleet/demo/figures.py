@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS, Answer
-
-Z95 = 1.959964
+from fleet.intervals import wilson
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,6 @@ class Row:
     drawn: float
     failed: int
     truncated: int
-
-
-def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927): stays inside [0, 1] and is honest at both ends, where the usual one has no width."""
-    if n == 0:
-        return 0.0, 1.0
-    p, zz = right / n, z * z / n
-    centre = (p + zz / 2) / (1 + zz)
-    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n)) / (1 + zz)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def quantile(values: Sequence[float], q: float) -> float:

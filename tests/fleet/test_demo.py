@@ -17,9 +17,10 @@ from rich.console import Console
 
 from fleet.demo import command, files, picture, show
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS, Answer, Offer, ask, charged_usd, client_of, read
-from fleet.demo.figures import affordable, example, hull, quantile, rows, settled, shares, short, wilson
+from fleet.demo.figures import affordable, example, hull, quantile, rows, settled, shares, short
 from fleet.demo.gateway import Gateway, GatewayFailed, free_port, started
 from fleet.demo.rounds import rounds
+from fleet.intervals import wilson
 from fleet.puzzles import Puzzle, check, parse, solve, split
 from fleet.questions import Question, questions
 
