@@ -31,7 +31,7 @@ test: setup ## set up, then everything that must hold: style, types, import cont
 check: ## the same without setting up
 	@scripts/check $(BIN)
 
-train: setup ## train the fleet anew, about two and a half hours (TRAIN_ARGS="--device cuda")
+train: setup ## train the fleet anew, about three and a half hours (TRAIN_ARGS="--device cuda")
 	@$(BIN)/python -m fleet.train all $(TRAIN_ARGS)
 
 clean: ## remove what tools and runs left behind, but not .venv

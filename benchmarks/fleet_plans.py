@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness import machine, table
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS
 from fleet.demo.command import main as demo
 from fleet.demo.figures import short
@@ -69,7 +68,7 @@ def study(results: Mapping[str, Any]) -> dict[str, Any]:
     actions = {name: [tuple(map(short, row[name]["actions"])) for row in rows] for name in POLICIES}
     return {
         "date": date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": machine(),
         "puzzles": len(rows),
         "offers": {name: _offer(right[name], cost[name], cost[BASELINE.name]) for name in right},
         "against": {p: {name: _against(right, cost, p, name, groups) for name in right if name not in POLICIES} for p in POLICIES},
@@ -158,25 +157,25 @@ def page(figures: Mapping[str, Any]) -> str:
             "6 numbers in equal parts, live over the gateway. Cost is relative to one answer of the large model; probe and verifier are",
             "charged.",
             "",
-            _table(["plan", "right, % (95 %)", "cost, large = 1"], overall),
+            table(["plan", "right, % (95 %)", "cost, large = 1"], overall),
             "",
             "## The policies against each fixed plan",
             "",
             "Paired by puzzle; bootstrap over number sets.",
             "",
-            _table(["", "accuracy, points (95 %)", "cost ratio (95 %)"], against),
+            table(["", "accuracy, points (95 %)", "cost ratio (95 %)"], against),
             "",
             "## By difficulty",
             "",
             "Fifths of the puzzles by the probe's chance for one answer of the small model, the hardest first. Right, % / cost.",
             "",
-            _table(["fifth", *names, "balanced ran"], quintiles),
+            table(["fifth", *names, "balanced ran"], quintiles),
             "",
             "## Where a policy ran a plan",
             "",
             "The puzzles on which the policy ran the plan (maybe with others), and what each offer does on those. Right, % / cost.",
             "",
-            _table(["policy: plan (puzzles)", *names], chosen),
+            table(["policy: plan (puzzles)", *names], chosen),
             "",
         ]
     )
@@ -200,11 +199,6 @@ def _points(value: Sequence[float]) -> str:
 
 def _interval(value: Sequence[float]) -> str:
     return f"{value[0]:.2f} ({value[1]:.2f} to {value[2]:.2f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(head), ["---"] + ["--:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

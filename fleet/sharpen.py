@@ -1,7 +1,7 @@
 """Rejection sampling: a model learns from its own answers that the checker accepted (STaR, Zelikman et al., 2022).
 
 Random traces spread over every way to a target; a model's own right answers are the ways it can walk. They are drawn at a lower
-temperature than 1, and mixed half and half with ordinary puzzles, so that the puzzles it cannot solve yet are not forgotten.
+temperature than 1, and mixed with ordinary puzzles, one in four, so that the puzzles it cannot solve yet are not forgotten.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def answer_rows(rng: np.random.Generator, pool: Pool, n: int, phrasings: int = 4
     return Rows(rows.ids, rows.scored & (rows.ids != PAD))
 
 
-def sharpening_batches(groups: Sequence[Group], per_size: int = 32) -> BatchSource:
-    """Accepted answers and as many ordinary puzzles."""
+def sharpening_batches(groups: Sequence[Group], own: int = 48, ordinary: int = 16) -> BatchSource:
+    """Accepted answers and ordinary puzzles, so many of each size a batch."""
     by_size = pools(accepted(groups))
 
     def batches(rng: np.random.Generator) -> list[Rows]:
-        own = [answer_rows(rng, by_size[k], per_size) for k in SIZES]
-        return own + [training_rows(rng, k, per_size) for k in SIZES]
+        accepted_rows = [answer_rows(rng, by_size[k], own) for k in SIZES]
+        return accepted_rows + [training_rows(rng, k, ordinary) for k in SIZES]
 
     return batches

@@ -29,10 +29,12 @@ from fleet.split import Split
 
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
-MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "sharpen": 3.0, "refresh": 3.5}
+MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "refresh": 8.0}
+SHARPENINGS = ("sharpen-1", "sharpen-2", "sharpen-3")
+MINUTES |= dict.fromkeys(SHARPENINGS, 12.0)
 
 EXAMPLES = """examples:
-  python -m fleet.train all                      everything, about two and a half hours on two cores
+  python -m fleet.train all                      everything, about three and a half hours on one core
   python -m fleet.train small --minutes 20       one stage; Ctrl-C, then --resume goes on from the last minute
   python -m fleet.train large --device cuda      on a GPU
   python -m fleet.train evaluate                 figures and cards from the published weights
@@ -89,7 +91,7 @@ def finish(run: Run, name: str, stage: str, model: Any, progress: Progress) -> N
 
 ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2500, 6), "validation": (250, 8)}
 LARGE_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (500, 4), "validation": (150, 4)}
-OWN_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4)}
+OWN_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2000, 4)}
 FINAL_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 
 
@@ -120,15 +122,16 @@ def refresh_reward(run: Run) -> None:
 
 
 def sharpen_large(run: Run) -> None:
-    """Large learns from its own right answers to training puzzles."""
-    own = run.scratch / "large-own-train.jsonl.gz"
-    if not (run.resume and own.exists()):
-        roll(run, "large-own", run.out / "large", OWN_ROLLOUTS, TEMPERATURE)
-    model = load(run.out / "large", LlamaForCausalLM, run.device)
-    model.config._attn_implementation = "eager"
-    plan = run.plan("sharpen", muon_rate=0.003, adam_rate=0.0008)
-    progress = fit(model, sharpening_batches(load_groups(own)), next_token_loss, plan, run.checkpoint("sharpen"), run.device)
-    finish(run, "large", "sharpen", model, progress)
+    """Large learns from its own right answers to training puzzles, in rounds, each from the answers of the one before."""
+    for stage in SHARPENINGS:
+        own = run.scratch / f"{stage}-train.jsonl.gz"
+        if not (run.resume and own.exists()):
+            roll(run, stage, run.out / "large", OWN_ROLLOUTS, TEMPERATURE)
+        model = load(run.out / "large", LlamaForCausalLM, run.device)
+        model.config._attn_implementation = "eager"
+        plan = run.plan(stage, muon_rate=0.006, adam_rate=0.0015)
+        progress = fit(model, sharpening_batches(load_groups(own)), next_token_loss, plan, run.checkpoint(stage), run.device)
+        finish(run, "large", stage, model, progress)
 
 
 def published_reward(run: Run) -> tuple[Any, prm.Calibration]:

@@ -21,7 +21,7 @@ def test_only_distinct_right_answers_are_kept() -> None:
 def test_every_scored_row_is_a_right_answer_to_its_prompt() -> None:
     """Fresh phrasings and number orders change nothing about the answer, and padding is never scored."""
     solved = [Group(g.numbers, g.target, g.solution, (g.solution,), (True,)) for g in new_groups(0, 6, "train")]
-    tokenizer, batches = build_tokenizer(), sharpening_batches(solved, per_size=8)
+    tokenizer, batches = build_tokenizer(), sharpening_batches(solved, own=8, ordinary=8)
     for rows in batches(np.random.default_rng(0))[: len(SIZES)]:
         for ids, scored in zip(rows.ids, rows.scored, strict=True):
             asked = tokenizer.decode(ids[: scored.argmax()], skip_special_tokens=True)
