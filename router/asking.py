@@ -111,4 +111,3 @@ def summary(block: dict[str, Any]) -> str:
     saved = f" (baseline ${baseline:.6f})" if baseline is not None else ""
     parts = [block["plan"], f"${block['cost_usd']:.6f}{saved}", f"{block['latency_s'] * 1000:.0f} ms", block["id"]]
     return "  ·  ".join(parts + ([f"cut short by the {cut} limit"] if cut else []))
-

@@ -5,7 +5,8 @@ Mutable, and owned by one task; the `Run` inside meters all that is spent. Decis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +55,7 @@ class Job:
     parts: Parts
     bypass: bool = False
     """The request names a backend: no estimate, no choice."""
+    clock: Callable[[], float] = time.monotonic
     estimate: Estimate | None = None
     belief: Belief = field(default_factory=lambda: Belief({}))
     decisions: list[tuple[Facts, Belief, Decision]] = field(default_factory=list)
@@ -72,6 +74,7 @@ class Job:
             self.parts.verifiers,
             Limits(_tighter(limits.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, ask.deadline_s)),
             calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
+            clock=self.clock,
             typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
         )
         if self.bypass:

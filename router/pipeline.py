@@ -11,7 +11,8 @@ deadline: the best so far, marked `truncated_by`. What a request knows while it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +31,7 @@ from router.parts import Parts, single_answer_policy
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
-from router.strategies import STRATEGIES
+from router.strategies import STRATEGIES, Strategy
 
 logger = logging.getLogger("outlay")
 
@@ -38,8 +39,15 @@ logger = logging.getLogger("outlay")
 class Router:
     """One request through all of it; implements `router.pipeline_types.Pipeline`."""
 
-    def __init__(self, parts: Parts, log: DecisionLog | None = None) -> None:
-        self.parts = parts
+    def __init__(
+        self,
+        parts: Parts,
+        log: DecisionLog | None = None,
+        *,
+        strategies: Mapping[str, Strategy] = STRATEGIES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
         self.log = log or DecisionLog()
 
@@ -76,9 +84,9 @@ class Router:
         self._check_forced(ask.plan)
         policy = self.parts.default_policy if ask.model == "auto" else ask.model.removeprefix("outlay/")
         if policy in self.parts.policies and policy != ask.model:
-            return Job(ask, policy, self.parts.policies[policy], self.parts)
+            return Job(ask, policy, self.parts.policies[policy], self.parts, clock=self.clock)
         if ask.model in self.parts.backends:
-            return Job(ask, ask.model, single_answer_policy(ask.model), self.parts, bypass=True)
+            return Job(ask, ask.model, single_answer_policy(ask.model), self.parts, bypass=True, clock=self.clock)
         raise UnknownModel(ask.model, [card.id for card in self.models()])
 
     def _check_forced(self, plan: Plan | None) -> None:
@@ -129,7 +137,7 @@ class Router:
         with job.action(plan) as action:
             run.worth_more = lambda _: self._worth_more(job, action)
             try:
-                action.chosen = await STRATEGIES[plan.kind](plan, job.request, run)
+                action.chosen = await self.strategies[plan.kind](plan, job.request, run)
             except OutOfBudget as limit:
                 action.error = f"{limit.cause} limit"
             except BackendError as error:

@@ -1,0 +1,89 @@
+"""Policies played on a log: the same decisions as in service, from answers that were recorded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from adapters.scripted import ScriptedBackend, scripted
+from difficulty.probe import Estimate
+from policies.policy import Policy
+from router.collect import Collector, Labelled, Plans
+from router.parts import Parts
+from router.pipeline import Router
+from router.play import Player, play
+from tests.router.test_pipeline import LARGE, SMALL, Exact, Probe, a_policy, a_router, an_ask
+
+PROMPT = "a question of some words"
+CHAINS: list[dict[str, Any]] = [
+    {"best_of_n": {"backend": "small", "n": 5, "batch": 1, "verifier": "exact"}},
+    {"revise": {"backend": "small", "rounds": 3, "verifier": "exact"}},
+    {"single": {"backend": "large", "verifier": "exact"}},
+]
+
+
+def backends(*texts: str) -> dict[str, ScriptedBackend]:
+    return {"small": scripted("small", *texts, price=SMALL), "large": scripted("large", "the right one", price=LARGE)}
+
+
+def the_parts(policy: Policy, *texts: str) -> Parts:
+    made = backends(*texts)
+    return a_router(made["small"], made["large"], policy=policy, probe=Probe(ease=-0.5)).parts
+
+
+async def a_row(parts: Parts, samples: int = 5) -> dict[str, Any]:
+    chains = [plan for plan in parts.policies["balanced"].all_plans if plan.kind == "revise"]
+    collector = Collector(parts, Plans({"small": samples, "large": 1}, chains, ["exact"]), Exact("truth"))
+    return await collector.row(Labelled(PROMPT))
+
+
+ESTIMATES = {PROMPT: Estimate({"small": -0.5, "large": 0.5}, {"small": 0.4, "large": 0.6}, "probe", 5, 5)}
+DRAWS = ["wrong a", "wrong b", "right c", "wrong d", "wrong e"]
+
+
+@pytest.mark.parametrize("value", [1e-5, 1e-4, 3e-3])
+@pytest.mark.parametrize("kinds", [(0,), (0, 2), (2, 0)])
+async def test_the_service_decides_as_the_replay_does(value: float, kinds: tuple[int, ...]) -> None:
+    """Fed the same answers and scores, live and played requests run the same plans, decide by the same beliefs, and cost the same."""
+    policy = a_policy(value, [CHAINS[kind] for kind in kinds])
+    row = await a_row(the_parts(policy, *DRAWS))
+    played = await Player(the_parts(policy), policy, ESTIMATES).answer(row)
+    live = await Router(the_parts(policy, *DRAWS)).answer(an_ask(PROMPT))
+    assert [d["plan"] for d in played.decision["decisions"]] == [d["plan"] for d in live.decision["decisions"]]
+    assert [d["belief"]["evidence"] for d in played.decision["decisions"]] == [d["belief"]["evidence"] for d in live.decision["decisions"]]
+    assert [a["answers"] for a in played.decision["actions"]] == [a["answers"] for a in live.decision["actions"]]
+    assert played.right == float("right" in live.candidates[0].text)
+    spent = [c["output_tokens"] for c in live.decision["calls"]]
+    assert [c["output_tokens"] for c in played.decision["calls"]] == pytest.approx(spent, abs=1)
+
+
+async def test_a_revision_is_played_only_as_far_as_the_policy_wants_it() -> None:
+    """The recorded chain has three attempts, of which the second is right: the third is neither shown nor paid."""
+    policy = a_policy(3e-3, [CHAINS[1]])
+    row = await a_row(the_parts(policy, "wrong a", "wrong b", "wrong c", "wrong d", "wrong e", "wrong f", "right g", "wrong h"))
+    played = await Player(the_parts(policy), policy, ESTIMATES).answer(row)
+    assert (played.right, played.answers) == (1.0, 2)
+
+
+async def test_a_dearer_policy_buys_more() -> None:
+    """The value of a right answer turns what is bought, and the clock of a played request is the log's, not the machine's."""
+    parts = the_parts(a_policy(1e-5, CHAINS), *DRAWS)
+    row = await a_row(the_parts(a_policy(1e-5, CHAINS), *DRAWS))
+    cheap = await Player(parts, a_policy(1e-5, [CHAINS[0]]), ESTIMATES).answer(row)
+    dear = await Player(parts, a_policy(3e-3, [CHAINS[0]]), ESTIMATES).answer(row)
+    assert cheap.cost_usd < dear.cost_usd
+    assert cheap.latency_s < dear.latency_s < 1.0
+
+
+def test_without_an_estimate_the_probe_counts_as_down() -> None:
+    """A prompt that has none is answered by the configured fallback, as it would be in service."""
+    import asyncio
+
+    policy = a_policy(1e-4, CHAINS)
+    row = asyncio.run(a_row(the_parts(policy, *DRAWS)))
+    parts = replace(the_parts(policy), when_unavailable="large")
+    (played,) = play(parts, policy, [row], {})
+    assert played.decision["degraded"] == ["probe"]
+    assert played.decision["actions"][0]["plan"] == "single(large)"
