@@ -6,6 +6,7 @@ The two forms of a policy decide in `optimise.py` and `rules.py`; a plan that th
 from __future__ import annotations
 
 from difficulty.belief import Belief
+from policies.explore import explored
 from policies.facts import Decision, Facts, Market, NothingToRun
 from policies.limits import unfit
 from policies.optimise import Optimisation
@@ -18,7 +19,10 @@ def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Deci
     """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
     if facts.forced is not None:
         return _forced(facts, facts.forced)
-    return _form(policy, market, facts, belief).decide()
+    decision = _form(policy, market, facts, belief).decide()
+    if isinstance(policy, Optimiser) and policy.explore and facts.draw is not None and not facts.done:
+        return explored(decision, policy.explore, facts.draw)
+    return decision
 
 
 def worth_more(policy: Policy, market: Market, facts: Facts, belief: Belief, plan: Plan, drawn: int) -> bool:

@@ -51,6 +51,8 @@ class Facts:
     forced: Plan | None = None
     """The plan that is run whatever it is worth: the caller named it, or the estimate is missing and the configuration says what then."""
     forced_by: Literal["forced", "fallback"] = "forced"
+    draw: float | None = None
+    """Uniform in [0, 1), where the policy explores: chance comes in as data."""
 
     @property
     def left_usd(self) -> float:
@@ -63,8 +65,8 @@ class Facts:
         return self.deadline_s - self.elapsed_s
 
 
-Cause = Literal["utility", "floor", "rule", "forced", "fallback", "stop"]
-"""Why an action was chosen: its utility, the quality floor, a rule, the caller, a probe that is down; or nothing more is worth it."""
+Cause = Literal["utility", "floor", "rule", "forced", "fallback", "explore", "stop"]
+"""Why an action was chosen: its utility, the quality floor, a rule, the caller, a probe that is down, chance; or nothing more pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Decision:
     reason: str
     """One sentence for a person."""
     considered: tuple[Considered, ...] = ()
+    propensity: float = 1.0
+    """Chance with which this action was taken; below 1 where the policy explores."""
 
 
 class NothingToRun(Exception):

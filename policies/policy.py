@@ -42,6 +42,12 @@ class Optimiser(Frozen):
 
     objective: Objective
     plans: tuple[Plan, ...] = Field(min_length=1)
+    explore: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="share of requests whose first plan is drawn from all that the limits allow, for `outlay replay` to learn from",
+    )
     limits: LimitSpec = LimitSpec()
     description: str = ""
 

@@ -5,6 +5,7 @@ Mutable, and owned by one task; the `Run` inside meters all that is spent. Decis
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
 from policies.facts import Decision, Facts
 from policies.plans import Plan, Revise, Single, TreeSearch
-from policies.policy import Policy
+from policies.policy import Optimiser, Policy
 from router.candidates import Candidate, best
 from router.parts import Parts
 from router.pipeline_types import Ask
@@ -96,6 +97,11 @@ class Job:
         return self.parts.backends[self.policy.all_plans[0].backend].count_tokens(self.request)
 
     @cached_property
+    def draw(self) -> float | None:
+        """Where the policy explores: the number, drawn once, by which it does."""
+        return random.random() if isinstance(self.policy, Optimiser) and self.policy.explore else None
+
+    @cached_property
     def digest(self) -> str:
         """Of the policy, with prices and curves."""
         return self.parts.digest(self.policy)
@@ -146,6 +152,7 @@ class Job:
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
             forced=self.ask.plan or fallback,
             forced_by="fallback" if fallback else "forced",
+            draw=self.draw,
         )
 
     @cached_property

@@ -112,6 +112,7 @@ def _decision(facts: Facts, belief: Belief, decision: Decision) -> dict[str, Any
         "plan": decision.plan.key if decision.plan else None,
         "cause": decision.cause,
         "reason": decision.reason,
+        "propensity": decision.propensity,
         "facts": facts_as_json(facts),
         "belief": belief.as_json(),
         "considered": [_considered(row) for row in decision.considered],

@@ -137,6 +137,17 @@ async def test_every_logged_decision_can_be_made_again() -> None:
         assert (again.plan.key if again.plan else None) == row["plan"]
 
 
+async def test_an_explored_plan_is_logged_with_its_chance_and_can_be_decided_again() -> None:
+    """Half of the first plans are drawn: the block holds the number that was drawn and the propensity, so that it replays."""
+    router, taken = a_router(policy=a_policy(explore=0.5)), set()
+    for _ in range(40):
+        (first, *_), policy = (await router.route(an_ask()))["decisions"], router.parts.policies["balanced"]
+        again = decide(policy, router.parts.market, facts_from_json(first["facts"]), Belief.from_json(first["belief"]))
+        assert (again.plan.key if again.plan else None, again.propensity) == (first["plan"], first["propensity"])
+        taken.add((first["cause"], first["propensity"]))
+    assert taken == {("utility", 0.625), ("explore", 0.125)}
+
+
 async def test_an_easy_prompt_gets_one_answer_and_a_hard_one_goes_up() -> None:
     """The estimate picks: one cheap answer where it is nearly sure, the large model after the small one failed."""
     easy = await a_router(probe=Probe(9.0)).answer(an_ask())
