@@ -99,7 +99,7 @@ class RedisCache:
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
         self._prefix, self._retry_s, self._clock = prefix, retry_s, clock
         self._retry_at = 0.0
-        self._where = _without_password(url)
+        self._where = without_password(url)
         self.down = False
         """Redis did not answer last time; reads are misses and writes are dropped."""
 
@@ -154,7 +154,8 @@ def _unwrapped(stored: Any) -> bytes | None:
     return value if zlib.crc32(value).to_bytes(4, "big") == checksum else None
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """A URL as it may be logged."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -173,8 +174,8 @@ def build_cache(
     if scheme == "memory":
         return MemoryCache(max_entries, max_bytes)
     if scheme not in ("redis", "rediss", "unix"):
-        raise CacheError(f"no cache for '{_without_password(url)}'; have memory:// and redis://host:6379/0")
+        raise CacheError(f"no cache for '{without_password(url)}'; have memory:// and redis://host:6379/0")
     try:
         return RedisCache(url, prefix, timeout_s=timeout_s, retry_s=retry_s)
     except ValueError as error:
-        raise CacheError(f"'{_without_password(url)}' is not a Redis URL ({error}); write redis://host:6379/0") from None
+        raise CacheError(f"'{without_password(url)}' is not a Redis URL ({error}); write redis://host:6379/0") from None

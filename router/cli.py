@@ -16,7 +16,7 @@ import typer
 
 from adapters.errors import AdapterError
 from difficulty.errors import DifficultyError
-from router.errors import ConfigError, RouterError
+from router.errors import ConfigError, EventError, RouterError
 
 cli = typer.Typer(
     name="outlay",
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the command `outlay`."""
     try:
         cli(argv)
-    except (ConfigError, RouterError, AdapterError, DifficultyError) as error:
+    except (ConfigError, EventError, RouterError, AdapterError, DifficultyError) as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -11,6 +11,7 @@ RouterError
 └── BackendFailed       every backend that the policy allows failed                             502, 503, 504
 
 ConfigError, for whoever starts the router: what in the configuration is wrong, and what would be right. Never seen by a client.
+EventError, for whoever reads a decision log. Neither by one.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ class BackendFailed(RouterError):
 
 class ConfigError(Exception):
     """The configuration cannot be used. One line for each problem, each with its file, its key and what would be right."""
+
+
+class EventError(Exception):
+    """A decision log cannot be read; the message says where, what was found, and what would be right."""
 
 
 CALLERS_OWN = frozenset({400, 413, 415, 422})
