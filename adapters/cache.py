@@ -6,7 +6,6 @@ what the bytes mean is decided elsewhere.
 
 from __future__ import annotations
 
-import logging
 import time
 import zlib
 from collections import OrderedDict
@@ -15,10 +14,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from adapters.errors import CacheError
+from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
 
-log = logging.getLogger(__name__)
-
-Clock = Callable[[], float]
 _MARK = b"ou1:"
 """Begins every value in Redis, before its CRC-32: whatever else lies under our key is not ours, or not whole."""
 
@@ -79,67 +76,37 @@ def _weight(key: str, value: bytes) -> int:
 
 
 class RedisCache:
-    """Shared by processes. While Redis is gone every read is a miss and costs nothing: after a failure it is left alone for `retry_s`,
-    then one request tries it for all. Its going and its coming back are logged, once each."""
+    """Shared by processes. While Redis is gone every read is a miss and costs nothing; see `redis_link.py`."""
 
     def __init__(
         self, url: str, prefix: str = "outlay:", *, timeout_s: float = 0.25, retry_s: float = 5.0, clock: Clock = time.monotonic
     ) -> None:
-        import redis.asyncio as aioredis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import ConnectionError as Dropped
-        from redis.exceptions import RedisError
+        self._link = RedisLink(url, "cache", timeout_s=timeout_s, retry_s=retry_s, clock=clock)
+        self._prefix = prefix
 
-        again = Retry(NoBackoff(), 1, supported_errors=(Dropped,))  # an idle connection may have died; a slow Redis is not asked twice
-        pool = aioredis.BlockingConnectionPool.from_url(
-            url, timeout=timeout_s, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=again
-        )
-        self._redis = aioredis.Redis.from_pool(pool)
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
-        self._prefix, self._retry_s, self._clock = prefix, retry_s, clock
-        self._retry_at = 0.0
-        self._where = without_password(url)
-        self.down = False
+    @property
+    def down(self) -> bool:
         """Redis did not answer last time; reads are misses and writes are dropped."""
+        return self._link.down
 
     async def get(self, key: str) -> bytes | None:
         """The value; a miss if Redis is gone, slow, or holds something under the key that this class did not write."""
-        return _unwrapped(await self._try(lambda: self._redis.get(self._prefix + key)))
+        return _unwrapped(await self._try(lambda: self._link.redis.get(self._prefix + key)))
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value, unless Redis is gone."""
         if (ttl_ms := int(ttl_s * 1000)) > 0:
-            await self._try(lambda: self._redis.set(self._prefix + key, _wrapped(value), px=ttl_ms))
+            await self._try(lambda: self._link.redis.set(self._prefix + key, _wrapped(value), px=ttl_ms))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await self._link.aclose()
 
     async def _try(self, command: Callable[[], Awaitable[Any]]) -> Any:
-        if self.down and self._clock() < self._retry_at:
-            return None
-        self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
         try:
-            answer = await command()
-        except self._failures as error:
-            if str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
-                return None
-            self._went_down(error)
+            return await self._link.ask(command)
+        except RedisGone:
             return None
-        self._is_up()
-        return answer
-
-    def _went_down(self, error: Exception) -> None:
-        self._retry_at = self._clock() + self._retry_s
-        if not self.down:
-            log.warning("cache %s does not answer (%s: %s); going on without it", self._where, type(error).__name__, error)
-        self.down = True
-
-    def _is_up(self) -> None:
-        if self.down:
-            log.warning("cache %s is back", self._where)
-        self.down = False
 
 
 def _wrapped(value: bytes) -> bytes:
@@ -152,12 +119,6 @@ def _unwrapped(stored: Any) -> bytes | None:
         return None
     checksum, value = stored[len(_MARK) : len(_MARK) + 4], stored[len(_MARK) + 4 :]
     return value if zlib.crc32(value).to_bytes(4, "big") == checksum else None
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be logged."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def build_cache(

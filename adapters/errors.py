@@ -8,6 +8,7 @@ AdapterError
 │   └── BackendMalformed    an answer that is none: bad JSON, no choices, cut off (retryable)
 ├── VerifierError           a verifier did not score
 ├── CacheError              a cache did not answer
+├── LedgerError             the ledger cannot be built, or does not answer where nothing may be spent without it
 └── MissingExtra            an optional package or file that this configuration needs is not installed
 """
 
@@ -63,6 +64,10 @@ class VerifierError(AdapterError):
 
 class CacheError(AdapterError):
     """A cache could not be read or written."""
+
+
+class LedgerError(AdapterError):
+    """The ledger cannot be built, or may not say yes while its Redis is gone."""
 
 
 class MissingExtra(AdapterError):

@@ -11,6 +11,7 @@ import pytest
 
 from adapters.cache import Cache, MemoryCache, RedisCache, build_cache
 from adapters.errors import CacheError
+from adapters.redis_link import RedisLink
 
 
 class FakeClock:
@@ -144,10 +145,10 @@ async def test_a_dead_redis_is_a_miss_logged_once_and_logged_when_back(
     redis_cache: RedisCache, redis_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed: misses, one line. Restarted: hits again, one more line."""
-    clock: FakeClock = redis_cache._clock  # type: ignore[assignment]
+    clock: FakeClock = redis_cache._link._clock  # type: ignore[assignment]
     await redis_cache.set("a", b"1", 60)
     redis_server.kill()
-    with caplog.at_level(logging.WARNING, "adapters.cache"):
+    with caplog.at_level(logging.WARNING, "adapters.redis_link"):
         for _ in range(3):
             assert await redis_cache.get("a") is None
             await redis_cache.set("a", b"1", 60)
@@ -170,7 +171,7 @@ async def test_a_dead_redis_is_left_alone_for_retry_s(redis_url: str, monkeypatc
         await asyncio.sleep(0)
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(cache._redis, "get", refuse)
+    monkeypatch.setattr(cache._link.redis, "get", refuse)
     await cache.get("a")
     clock.now += 9.9
     await cache.get("a")
@@ -260,4 +261,4 @@ def test_a_wrong_url_says_what_would_be_right_and_no_password(build: Callable[[]
 
 def test_the_log_shows_no_password() -> None:
     """Where Redis is may be logged; how to get in may not."""
-    assert "secret" not in RedisCache("redis://user:secret@localhost:1/0")._where
+    assert "secret" not in RedisLink("redis://user:secret@localhost:1/0", "cache", timeout_s=1, retry_s=1).where

@@ -1,0 +1,186 @@
+"""Ledgers: the books of all accounts, in this process or shared in Redis. The rules of one account are in `accounts.py`.
+
+A ledger is no economy as a cache is: it says what may be spent. So while Redis is gone, the process goes on with what it knows (every
+receipt it got, and its own requests) and marks it, or refuses, as configured; and tells Redis all of it when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+from urllib.parse import urlsplit
+
+from adapters.accounts import METERS, Account, Amount, Books, Entry, Receipt, Verdict, windows_at
+from adapters.errors import LedgerError
+from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 600.0
+"""An entry that is not written again for so long is let go: its process died."""
+CLOSED_S = 60.0
+"""A closed entry is remembered so long in Redis, so that a writing repeated for want of a reply is not booked twice."""
+AT_ONCE = 64
+"""Entries that are told together to a Redis that came back."""
+SCRIPT = Path(__file__).with_suffix(".lua")
+
+WhenDown = Literal["memory", "refuse"]
+
+
+class Ledger(Protocol):
+    """Where entries are written. What is spent is always booked; what is wanted is held only if it fits."""
+
+    async def write(self, account: Account, entry: Entry) -> Receipt:
+        """Write an entry, atomically. Raises LedgerError if more is wanted than kept and the ledger may not say yes on its own."""
+
+    async def aclose(self) -> None:
+        """Release connections."""
+
+
+class MemoryLedger:
+    """In this process only, and as long as it lives."""
+
+    def __init__(self, lease_s: float = LEASE_S, clock: Clock = time.time) -> None:
+        self._lease_s, self._clock = lease_s, clock
+        self._books: dict[str, Books] = {}
+
+    async def write(self, account: Account, entry: Entry) -> Receipt:
+        """As `book`; it never waits."""
+        return self.book(account, entry)
+
+    def book(self, account: Account, entry: Entry) -> Receipt:
+        """Write an entry. A closed one need not be remembered: nothing is repeated here."""
+        return self.of(account).write(account.limits, entry, self._clock(), 0.0 if entry.closed else self._lease_s)
+
+    def of(self, account: Account) -> Books:
+        """The books of an account."""
+        return self._books.setdefault(account.id, Books(windows_at(self._clock())))
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+
+class RedisLedger:
+    """Shared by processes; each writing is one round trip. Beside it stands a copy in memory, which is asked while Redis is gone."""
+
+    def __init__(
+        self, url: str, prefix: str = "outlay:ledger:", *, lease_s: float = LEASE_S, when_down: WhenDown = "memory",
+        timeout_s: float = 0.25, retry_s: float = 5.0, clock: Clock | None = None,
+    ) -> None:  # fmt: skip
+        self._link = RedisLink(url, "ledger", timeout_s=timeout_s, retry_s=retry_s)
+        self._script = self._link.redis.register_script(SCRIPT.read_text())
+        self._prefix, self._lease_s, self._when_down, self._clock = prefix, lease_s, when_down, clock
+        self._copy = MemoryLedger(lease_s, clock or time.time)
+        self._seen: dict[str, tuple[Sequence[int], Sequence[int]]] = {}
+        """By account: windows and counters of the newest receipt, for a Redis that comes back without its memory."""
+        self._untold: dict[tuple[str, str], tuple[Account, Entry]] = {}
+        """Entries that were written while Redis was gone, in their last state."""
+        self._telling = asyncio.Lock()
+
+    @property
+    def down(self) -> bool:
+        """Redis did not answer last time."""
+        return self._link.down
+
+    async def write(self, account: Account, entry: Entry) -> Receipt:
+        """In Redis; while it is gone in memory, marked, or not at all."""
+        try:
+            receipt = cast(Receipt, await self._link.ask(lambda: self._told(account, entry)))
+        except RedisGone:
+            return self._alone(account, entry)
+        self._copied(account, entry, receipt)
+        return receipt
+
+    async def aclose(self) -> None:
+        """Tell what is untold, if Redis is there, and close the connections."""
+        if self._untold:
+            try:
+                await self._tell()
+            except Exception as error:  # whatever the reason, the loss has to be said
+                log.error("ledger %s: %d entries were never told (%s)", self._link.where, len(self._untold), type(error).__name__)
+        await self._link.aclose()
+
+    # --- Redis --------------------------------------------------------------------------------------------------------
+
+    async def _told(self, account: Account, entry: Entry) -> Receipt:
+        if self._untold:
+            await self._tell()
+        return await self._run(account, entry)
+
+    async def _tell(self) -> None:
+        """All that Redis missed. An entry leaves the list when Redis has it, unless it was written again meanwhile."""
+        async with self._telling:
+            while self._untold:
+                some = list(self._untold.items())[:AT_ONCE]
+                await asyncio.gather(*(self._run(account, entry) for _, (account, entry) in some))
+                for key, told in some:
+                    if self._untold.get(key) is told:
+                        del self._untold[key]
+
+    async def _run(self, account: Account, entry: Entry) -> Receipt:
+        windows, used = self._seen.get(account.id, ((0, 0, 0), (0,) * len(METERS)))
+        keep_s = min(CLOSED_S, self._lease_s) if entry.closed else self._lease_s
+        arguments: list[Any] = ["" if self._clock is None else self._clock(), keep_s, entry.id]
+        arguments += [*entry.spent, *entry.wanted, *entry.kept, *entry.booked]
+        arguments += [-1 if limit is None else limit for limit in account.limits]
+        arguments += [*windows, *used, entry.number]
+        keys = [f"{self._prefix}{{{account.id}}}:{part}" for part in ("counters", "entries", "leases")]
+        receipt = _receipt(await self._script(keys, arguments))
+        self._seen[account.id] = _newer(self._seen.get(account.id), receipt)
+        return receipt
+
+    # --- without Redis ------------------------------------------------------------------------------------------------
+
+    def _alone(self, account: Account, entry: Entry) -> Receipt:
+        if self._when_down == "refuse" and entry.asks:
+            raise LedgerError("the ledger does not answer, and without it nothing may be spent; try again soon")
+        receipt = replace(self._copy.book(account, entry), degraded=True)
+        key = (account.id, entry.id)
+        booked = self._untold[key][1].booked if key in self._untold else entry.booked  # what Redis has, not what is booked here
+        self._untold[key] = (account, replace(_settled(entry, receipt), booked=booked))
+        return receipt
+
+    def _copied(self, account: Account, entry: Entry, receipt: Receipt) -> None:
+        """What Redis said becomes what is known here, this process's own holds with it."""
+        self._copy.book(account, _settled(entry, receipt))
+        books = self._copy.of(account)
+        books.turn(receipt.windows)
+        windows, used = self._seen[account.id]
+        if tuple(windows) == books.windows:
+            books.used = list(used)
+
+
+def _settled(entry: Entry, receipt: Receipt) -> Entry:
+    """The entry as it was written: what it holds is no longer a question."""
+    held = entry.wanted if receipt.verdict == "granted" else entry.kept
+    return replace(entry, wanted=held, kept=held)
+
+
+def _receipt(said: Sequence[Any]) -> Receipt:
+    verdict, meter, windows, used, held, now = said
+    ints: Callable[[bytes], tuple[int, ...]] = lambda text: tuple(map(int, text.split()))  # noqa: E731
+    return Receipt(cast(Verdict, verdict.decode()), meter, ints(windows), ints(used), Amount(*ints(held)), float(now))
+
+
+def _newer(seen: tuple[Sequence[int], Sequence[int]] | None, receipt: Receipt) -> tuple[Sequence[int], Sequence[int]]:
+    """Replies may overtake each other; within a window a counter only grows."""
+    if seen is None or receipt.windows > tuple(seen[0]):
+        return receipt.windows, receipt.used
+    if receipt.windows < tuple(seen[0]):
+        return seen
+    return seen[0], tuple(map(max, seen[1], receipt.used))
+
+
+def build_ledger(url: str, *, lease_s: float = LEASE_S, when_down: WhenDown = "memory") -> Ledger:
+    """The ledger that a URL names: `memory://`, or `redis://`, `rediss://`, `unix://`. Nothing is connected yet. Raises LedgerError."""
+    if urlsplit(url).scheme == "memory":
+        return MemoryLedger(lease_s)
+    try:
+        return RedisLedger(url, lease_s=lease_s, when_down=when_down)
+    except ValueError as error:
+        raise LedgerError(f"'{without_password(url)}' is not a Redis URL ({error}); write redis://host:6379/0") from None

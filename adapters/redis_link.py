@@ -1,0 +1,78 @@
+"""A connection to a Redis that may be gone: it answers within a bound, or is left alone for a while.
+
+Whoever uses it decides what to do without it; here it is only known whether it is worth asking.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+
+class RedisGone(Exception):
+    """Redis did not answer, or did not answer the last time that it was asked."""
+
+
+class RedisLink:
+    """After a failure Redis is left alone for `retry_s`, then one request tries it for all; its going and coming back are logged."""
+
+    def __init__(self, url: str, what: str, *, timeout_s: float, retry_s: float, clock: Clock = time.monotonic) -> None:
+        import redis.asyncio as aioredis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import ConnectionError as Dropped
+        from redis.exceptions import RedisError
+
+        again = Retry(NoBackoff(), 1, supported_errors=(Dropped,))  # an idle connection may have died; a slow Redis is not asked twice
+        pool = aioredis.BlockingConnectionPool.from_url(
+            url, timeout=timeout_s, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=again
+        )
+        self.redis = aioredis.Redis.from_pool(pool)
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
+        self._retry_s, self._clock, self._retry_at = retry_s, clock, 0.0
+        self._what, self.where = what, without_password(url)
+        self.down = False
+        """Redis did not answer last time."""
+
+    async def ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer to a command. Raises RedisGone, at once while Redis is left alone."""
+        if self.down and self._clock() < self._retry_at:
+            raise RedisGone
+        self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
+        try:
+            answer = await command()
+        except self._failures as error:
+            if str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
+                raise RedisGone from error
+            self._went_down(error)
+            raise RedisGone from error
+        self._is_up()
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.redis.aclose()
+
+    def _went_down(self, error: Exception) -> None:
+        self._retry_at = self._clock() + self._retry_s
+        if not self.down:
+            log.warning("%s %s does not answer (%s: %s); going on without it", self._what, self.where, type(error).__name__, error)
+        self.down = True
+
+    def _is_up(self) -> None:
+        if self.down:
+            log.warning("%s %s is back", self._what, self.where)
+        self.down = False
+
+
+def without_password(url: str) -> str:
+    """Where it is, not how to get in."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
