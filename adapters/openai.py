@@ -253,4 +253,4 @@ def _secret_headers(name: str, options: OpenAIOptions) -> dict[str, str]:
 def _whole(choice: Choice, index: int) -> Delta:
     """A finished choice as the one event of its stream."""
     fields = {k: v for k, v in (choice.message or {}).items() if k not in ("role", "content") and v is not None}
-    return Delta(choice.text, index, choice.finish_reason, choice.logprobs, fields or None)
+    return Delta(choice.text, index, choice.finish_reason, choice.logprobs, choice.tokens, fields or None)

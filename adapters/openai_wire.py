@@ -78,7 +78,8 @@ def count(usage: Any, call: Call) -> bool:
 def _choice(choice: Mapping[str, Any]) -> Choice:
     message = choice["message"]
     reason = choice.get("finish_reason") or "stop"
-    return Choice(text_of(message), str(reason), _logprobs(choice), _more_than_text(message), _stopped_by(choice))
+    tokens = _tokens(choice)
+    return Choice(text_of(message), str(reason), _logprobs(tokens), tokens, _more_than_text(message), _stopped_by(choice))
 
 
 def _estimate(choice: Choice) -> int:
@@ -100,8 +101,11 @@ def _more_than_text(message: Message) -> Message | None:
     return message if said - {"role", "content"} or not isinstance(message.get("content"), str | None) else None
 
 
-def _logprobs(choice: Mapping[str, Any]) -> tuple[float, ...] | None:
-    tokens = (choice.get("logprobs") or {}).get("content")
+def _tokens(choice: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...] | None:
+    return tuple((choice.get("logprobs") or {}).get("content") or ()) or None
+
+
+def _logprobs(tokens: Sequence[Mapping[str, Any]] | None) -> tuple[float, ...] | None:
     return tuple(float(token["logprob"]) for token in tokens) if tokens else None
 
 
@@ -119,7 +123,7 @@ class _Part:
     """One choice of a stream, as far as it has come."""
 
     texts: list[str] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    tokens: list[Mapping[str, Any]] = field(default_factory=list)
     fields: dict[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
     stopped_by: str | None = None
@@ -127,7 +131,8 @@ class _Part:
     def choice(self, finish_reason: str) -> Choice:
         text = "".join(self.texts)
         message = {"role": "assistant", "content": text or None, **_without_numbers(self.fields)} if self.fields else None
-        return Choice(text, finish_reason, tuple(self.logprobs) or None, message, self.stopped_by)
+        tokens = tuple(self.tokens) or None
+        return Choice(text, finish_reason, _logprobs(tokens), tokens, message, self.stopped_by)
 
 
 class StreamReader:
@@ -171,15 +176,15 @@ class StreamReader:
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
         index, delta = int(choice.get("index") or 0), choice.get("delta") or {}
         part = self._parts.setdefault(index, _Part())
-        text, logprobs = text_of(delta), _logprobs(choice)
+        text, tokens = text_of(delta), _tokens(choice)
         fields = {k: v for k, v in delta.items() if k not in ("role", "content") and v is not None and v != []}
         reason = choice.get("finish_reason") if part.finish_reason is None else None
         part.texts.append(text)
-        part.logprobs.extend(logprobs or ())
+        part.tokens.extend(tokens or ())
         _merge(part.fields, fields)
         part.finish_reason, part.stopped_by = reason or part.finish_reason, _stopped_by(choice) or part.stopped_by
         self._estimate((text, fields))
-        return Delta(text, index, reason, logprobs, fields or None)
+        return Delta(text, index, reason, _logprobs(tokens), tokens, fields or None)
 
     def _estimate(self, piece: Any) -> None:
         """Count as the text comes, so that a stream that is cut off is paid for; the usage at the end replaces it."""

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable
 from adapters.options import Options, PriceOption
-from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price, text_of
+from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price, text_of, token_entry
 
 ERRORS: dict[str, type[BackendError]] = {
     "unavailable": BackendUnavailable,
@@ -185,9 +185,8 @@ class _Player:
         self._finished = False
 
     def __iter__(self) -> Iterator[Delta]:
-        each = None if self._logprob is None else (self._logprob,)
         for word in self._words:
-            yield Delta(word, self._index, logprobs=each)
+            yield Delta(word, self._index, logprobs=self._each([word]), tokens=self._entries([word]))
         fields = {k: v for k, v in (self._message or {}).items() if k not in ("role", "content")}
         yield Delta("", self._index, self._finish_reason, fields=fields or None)
 
@@ -206,8 +205,15 @@ class _Player:
 
     def _append(self, finish_reason: str, stopped_by: str | None) -> None:
         self._finished = True
-        logprobs = None if self._logprob is None else (self._logprob,) * len(self._heard)
-        self._call.choices.append(Choice("".join(self._heard), finish_reason, logprobs, self._message, stopped_by))
+        heard = self._heard
+        choice = Choice("".join(heard), finish_reason, self._each(heard), self._entries(heard), self._message, stopped_by)
+        self._call.choices.append(choice)
+
+    def _each(self, words: Sequence[str]) -> tuple[float, ...] | None:
+        return None if self._logprob is None else (self._logprob,) * len(words)
+
+    def _entries(self, words: Sequence[str]) -> tuple[Mapping[str, Any], ...] | None:
+        return None if self._logprob is None else tuple(token_entry(word, self._logprob) for word in words)
 
 
 def _cut(answer: Answer, request: ChatRequest) -> tuple[list[str], str, str | None]:

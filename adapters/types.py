@@ -50,6 +50,11 @@ class ChatRequest:
         return next((text_of(m) for m in reversed(self.messages) if m.get("role") == "user"), "")
 
 
+def token_entry(text: str, logprob: float) -> Mapping[str, Any]:
+    """A token as OpenAI's `logprobs.content` has it; which tokens were nearly drawn instead is not known here."""
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace")), "top_logprobs": []}
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One finished answer. `text` never holds an error."""
@@ -59,6 +64,8 @@ class Choice:
     """OpenAI's values (stop, length, tool_calls, content_filter), or `cancelled` for a part cut off by the caller."""
     logprobs: tuple[float, ...] | None = None
     """Natural-log probability of each output token, where the request asked for it and the backend can."""
+    tokens: tuple[Mapping[str, Any], ...] | None = None
+    """With `logprobs`, OpenAI's entry for each token (`token`, `logprob`, `bytes`, `top_logprobs`), where the backend gives the texts too."""
     message: Message | None = None
     """The backend's whole message where there is more to it than text (tool calls, refusals, reasoning)."""
     stopped_by: str | None = None
@@ -73,6 +80,8 @@ class Delta:
     index: int = 0
     finish_reason: str | None = None
     logprobs: tuple[float, ...] | None = None
+    tokens: tuple[Mapping[str, Any], ...] | None = None
+    """As in `Choice`."""
     fields: Mapping[str, Any] | None = None
     """Other fields of the backend's delta (tool_calls, refusal, ...), as they came."""
 

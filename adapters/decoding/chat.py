@@ -10,6 +10,10 @@ from adapters.decoding.text import Decode
 from adapters.errors import BackendRefused
 from adapters.types import ChatRequest, Message, text_of
 
+CUT = "\ufdd0"
+"""Marks where a special token that stands in a message is cut in two, so that it is read as the text that it is. No character: Unicode
+keeps it out of texts, and so does this file."""
+
 CONTEXT_TOKENS = 8
 """Tokens of a continued text that decide how the next one is written: its space, or the rest of a broken character."""
 
@@ -23,6 +27,8 @@ class ChatReader:
         self._reads = (re.compile(reads[0]), reads[1]) if reads else None
         self.ends = frozenset() if tokenizer.eos_token_id is None else frozenset({int(tokenizer.eos_token_id)})
         self.decode: Decode = _decoder(tokenizer)
+        special = sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True)
+        self._special = re.compile("|".join([CUT, *map(re.escape, special)]))
 
     def tokens(self, request: ChatRequest) -> list[int]:
         """The prompt. BackendRefused if the template cannot put it."""
@@ -51,13 +57,23 @@ class ChatReader:
 
     def _encode(self, text: str) -> list[int]:
         has_template = self._tokenizer.chat_template is not None  # which writes the special tokens itself
-        ids: list[int] = self._tokenizer(text, add_special_tokens=not has_template)["input_ids"]
-        return ids
+        pieces = text.split(CUT)
+        encoded = (self._tokenizer(piece, add_special_tokens=i == 0 and not has_template)["input_ids"] for i, piece in enumerate(pieces))
+        return [token for ids in encoded for token in ids]
+
+    def _disarmed(self, said: Any) -> Any:
+        """What a caller said, with every special token in it cut after its first character: only the template may write one."""
+        if isinstance(said, str):
+            return self._special.sub(lambda found: (found[0][0] + CUT + found[0][1:]).strip(CUT), said) if self._special.search(said) else said
+        if isinstance(said, Mapping):
+            return {name: self._disarmed(value) for name, value in said.items()}
+        return [self._disarmed(value) for value in said] if isinstance(said, list | tuple) else said
 
     def _text(self, request: ChatRequest) -> str:
         if not request.messages:
             raise self._refused("there are no messages; give one at least", "missing_messages")
-        messages, tools = [self._plain(message) for message in request.messages], request.extra.get("tools")
+        messages = [self._disarmed(self._plain(message)) for message in request.messages]
+        tools = self._disarmed(request.extra.get("tools"))
         template = self._tokenizer.chat_template
         if tools and "tools" not in str(template):
             raise self._refused("this model cannot call tools; leave out `tools`, or choose another backend", "tools_unsupported")
@@ -111,7 +127,7 @@ class ChatReader:
             return []
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        words = dict.fromkeys(text[begin:end] for token, (begin, end) in pairs if token == self._tokenizer.unk_token_id)
+        words = dict.fromkeys(text[begin:end].replace(CUT, "") for token, (begin, end) in pairs if token == self._tokenizer.unk_token_id)
         return list(words)[:3]
 
     def _refused(self, message: str, code: str) -> BackendRefused:

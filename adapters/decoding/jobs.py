@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapters.decoding.text import Decode, GrowingText
 from adapters.errors import BackendError
-from adapters.types import Call, Choice, Delta
+from adapters.types import Call, Choice, Delta, token_entry
 
 if TYPE_CHECKING:
     from adapters.decoding.sampling import Sampling
@@ -62,18 +62,26 @@ class Row:
         self.tokens: list[int] = []
         self.done = False
         self._logprobs: list[float] = []
+        self._pieces: list[str] = []
+        """With logprobs: the text that each token added; joined, they are the answer."""
         self._told = 0
         self._text = GrowingText(job.decode, job.stop, job.context, job.spaces)
         self._unread: list[int] = []
         # Decoding is most of the bookkeeping, so it waits for the end where nobody looks before.
-        self._eager = job.live or bool(job.stop)
+        self._eager = job.live or bool(job.stop) or job.logprobs
 
     def push(self, token: int, logprob: float | None, ends: frozenset[int]) -> str | None:
         """Take one more token; why the answer is finished, if this token ends it."""
         self.tokens.append(token)
         self.job.call.output_tokens += 1
+        before = len(self._text.text)
+        reason = self._taken(token, ends)
         if logprob is not None:
             self._logprobs.append(logprob)
+            self._pieces.append(self._text.text[before:])
+        return reason
+
+    def _taken(self, token: int, ends: frozenset[int]) -> str | None:
         if token in ends:
             return "stop"
         self._unread.append(token)
@@ -86,10 +94,13 @@ class Row:
     def finish(self, reason: str) -> Delta:
         """Write the answer down as it is; the last piece of it."""
         self.done = True
+        before = len(self._text.text)
         if self._text.stopped_by is None:
             self._read(last=True)
-        logprobs = tuple(self._logprobs) if self.job.logprobs else None
-        self.job.call.choices.append(Choice(self._text.text, reason, logprobs, stopped_by=self._text.stopped_by))
+        if self._pieces:
+            self._pieces[-1] += self._text.text[before:]
+        logprobs, tokens = self._told_from(0)
+        self.job.call.choices.append(Choice(self._text.text, reason, logprobs, tokens, stopped_by=self._text.stopped_by))
         return self._delta(self._text.take(rest=True), reason)
 
     def piece(self) -> Delta | None:
@@ -102,5 +113,12 @@ class Row:
         self._unread = []
 
     def _delta(self, text: str, reason: str | None) -> Delta:
-        logprobs, self._told = tuple(self._logprobs[self._told :]), len(self._logprobs)
-        return Delta(text, self.index, reason, logprobs if self.job.logprobs else None)
+        (logprobs, tokens), self._told = self._told_from(self._told), len(self._logprobs)
+        return Delta(text, self.index, reason, logprobs, tokens)
+
+    def _told_from(self, first: int) -> tuple[tuple[float, ...] | None, tuple[Mapping[str, Any], ...] | None]:
+        """Figures and texts of the tokens from the `first` on, where they were asked for."""
+        if not self.job.logprobs:
+            return None, None
+        pairs = zip(self._pieces[first:], self._logprobs[first:], strict=True)
+        return tuple(self._logprobs[first:]), tuple(token_entry(piece, value) for piece, value in pairs)
