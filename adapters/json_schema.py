@@ -26,7 +26,7 @@ class JsonSchemaOptions(Options):
     @field_validator("json_schema")
     @classmethod
     def _is_a_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None and (fault := _schema_fault(value)):
+        if value is not None and (fault := schema_fault(value)):
             raise ValueError(f"not a JSON Schema: {fault}")
         return value
 
@@ -40,23 +40,23 @@ class JsonSchemaVerifier(FreeVerifier):
 
     async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
         """One verdict for each answer; without any schema there is no score. Raises VerifierError if the request's schema is none."""
-        schema = self._schema if self._schema is not None else _requested_schema(request)
+        schema = self._schema if self._schema is not None else requested_schema(request)
         if schema is None:
             return [Verdict(None, reason="neither the request nor the verifier has a schema") for _ in choices]
-        if self._schema is None and (fault := _schema_fault(schema)):
+        if self._schema is None and (fault := schema_fault(schema)):
             raise VerifierError(self.name, f"the schema in response_format is not valid: {fault}")
         return [self._one(schema, choice.text) for choice in choices]
 
     def _one(self, schema: Any, text: str) -> Verdict:
         try:
-            value = json.loads(strip_fence(text) if self._strip else text, parse_constant=_not_json)
+            value = json.loads(strip_fence(text) if self._strip else text, parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
             return Verdict(0.0, reason=f"not JSON: {error}")
         fault = _first_error(self.name, schema, value)
         return Verdict(0.0 if fault else 1.0, reason=fault)
 
 
-def _requested_schema(request: ChatRequest) -> Any:
+def requested_schema(request: ChatRequest) -> Any:
     """The schema of an OpenAI request; "json_object" asks for any object."""
     wanted = request.extra.get("response_format")
     if not isinstance(wanted, Mapping):
@@ -67,7 +67,8 @@ def _requested_schema(request: ChatRequest) -> Any:
     return inner.get("schema") if isinstance(inner, Mapping) else None
 
 
-def _schema_fault(schema: Any) -> str:
+def schema_fault(schema: Any) -> str:
+    """Why it is no JSON Schema; empty if it is one."""
     from jsonschema import SchemaError
     from jsonschema.validators import Draft202012Validator, validator_for
 
@@ -95,5 +96,6 @@ def _first_error(name: str, schema: Any, value: Any) -> str:
     return "" if error is None else f"{error.json_path}: {error.message}"
 
 
-def _not_json(constant: str) -> None:
+def no_constant(constant: str) -> None:
+    """For `json.loads`: NaN and infinities, which Python reads, are no JSON."""
     raise ValueError(f"{constant} is not JSON")

@@ -65,7 +65,7 @@ class Choice:
     logprobs: tuple[float, ...] | None = None
     """Natural-log probability of each output token, where the request asked for it and the backend can."""
     tokens: tuple[Mapping[str, Any], ...] | None = None
-    """With `logprobs`, OpenAI's entry for each token (`token`, `logprob`, `bytes`, `top_logprobs`), where the backend gives the texts too."""
+    """With `logprobs`: OpenAI's entry for each token (`token`, `logprob`, `bytes`, `top_logprobs`), where its text is known too."""
     message: Message | None = None
     """The backend's whole message where there is more to it than text (tool calls, refusals, reasoning)."""
     stopped_by: str | None = None

@@ -141,7 +141,7 @@ def _markdown(fitted: FittedProbe, report: Report) -> str:
         f"{len(fitted.table.prompts)} prompts in {len(set(fitted.table.groups))} groups of near-duplicates: {sides['train']} to train, "
         f"{sides['validation']} to choose by, {sides['test']} to test on. All figures are on the test side, which nothing was fitted or "
         f"chosen on, with 95 % intervals from a bootstrap over groups. A draw is one answer; the calibration error has 15 bins of equal "
-        f"mass. \"AUROC lost\" is what the whole probe has more than the variant, on the same resampled prompts.\n{tables}\n"
+        f'mass. "AUROC lost" is what the whole probe has more than the variant, on the same resampled prompts.\n{tables}\n'
         f"![reliability](reliability.png)\n\n"
         f"## What was chosen\n\n"
         f"Layer {choice.view.layer}, pooling {choice.view.pooling}, {choice.dimensions} principal components, "

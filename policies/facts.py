@@ -38,6 +38,8 @@ class Facts:
     tags: Mapping[str, str] = field(default_factory=dict)
     single_only: bool = False
     """Tool calls, images and whatever else is not safe to sample often: only plans of one answer may run."""
+    greedy: bool = False
+    """The request says temperature 0: samples would be alike, so a policy buys no plan that draws several."""
     spent_usd: float = 0.0
     elapsed_s: float = 0.0
     ceiling_usd: float = float("inf")
@@ -100,3 +102,7 @@ class Decision:
 
 class NothingToRun(Exception):
     """No plan may run and there is no answer yet: everything is down, or the limits are below the cheapest plan."""
+
+    def __init__(self, message: str, considered: tuple[Considered, ...] = ()) -> None:
+        super().__init__(message)
+        self.considered = considered

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from policies.facts import Facts
-from policies.plans import Plan, Single
+from policies.plans import BestOfN, Plan, Single, TreeSearch
 from policies.policy import needs
 
 
@@ -14,8 +16,21 @@ def unfit(plan: Plan, facts: Facts) -> str:
             return f"{kind} '{name}' is down"
     if plan.key in facts.done:
         return "already run"
+    return _too_many(plan, facts)
+
+
+def offered(plans: Sequence[Plan], facts: Facts) -> Sequence[Plan]:
+    """A policy's plans; where all of them draw more answers than the request takes, one answer of each of their backends."""
+    if all(_too_many(plan, facts) for plan in plans):
+        return [Single(backend=name) for name in dict.fromkeys(plan.backend for plan in plans)]
+    return plans
+
+
+def _too_many(plan: Plan, facts: Facts) -> str:
     if facts.single_only and not isinstance(plan, Single):
-        return "this request takes one answer only (tools, images, or several choices)"
+        return "this request takes one answer only (tools, images)"
+    if facts.greedy and facts.forced is None and isinstance(plan, BestOfN | TreeSearch):
+        return "the request says temperature 0, at which all samples are alike"
     return ""
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from difficulty.belief import Belief
 from policies.facts import Cause, Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outlook, Stage, expected, outlook, remaining, stages, worst
-from policies.limits import over_limits, unfit
+from policies.limits import offered, over_limits, unfit
 from policies.plans import Plan
 from policies.policy import Optimiser
 
@@ -59,7 +59,7 @@ class Optimisation:
         allowed = [c for c in considered if not c.refused]
         if not allowed:
             if not self.belief.evidence:
-                raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered))
+                raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
             return Decision(None, "stop", "no plan is left that the limits allow", considered)
         if self.belief.best < self.facts.quality_floor and (lift := self._towards_floor(allowed)):
             return Decision(lift[0].plan, lift[1], self._why(lift[0]), considered)
@@ -83,13 +83,13 @@ class Optimisation:
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
-        return tuple(self._consider(plan) for plan in self.policy.plans)
+        return tuple(self._consider(plan) for plan in offered(self.policy.plans, self.facts))
 
     # --- one plan -------------------------------------------------------------------------------------------------
 
     @cached_property
     def _prospects(self) -> dict[str, Prospect]:
-        fit = [plan for plan in self.policy.plans if not unfit(plan, self.facts)]
+        fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
         return {plan.key: self._prospect(plan, stages(plan, self.belief, self.market, self.facts)) for plan in fit}
 
     def _prospect(self, plan: Plan, rows: Sequence[Stage]) -> Prospect:
@@ -164,5 +164,3 @@ class Optimisation:
         floor = self.facts.quality_floor
         below = f"; below the floor of {floor:.2f}, which no plan reaches" if chosen.quality < floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"
-
-

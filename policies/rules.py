@@ -32,7 +32,7 @@ class RuleBook:
             return Decision(None, "stop", f"rule {number} has no further plan", considered)
         chosen = chosen or self._one_answer()
         if chosen is None:
-            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered))
+            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
         return Decision(chosen.plan, "rule", f"rule {number} of the policy", considered)
 
     def goes_on(self, plan: Plan, drawn: int) -> bool:

@@ -19,7 +19,7 @@ from router.candidates import Candidate
 from router.job import Job
 from router.pipeline_types import Outcome
 
-FORMAT = 1
+FORMAT = 2
 
 
 class AnswerCache:
@@ -73,5 +73,5 @@ def _outcome(data: Mapping[str, Any]) -> Outcome:
 
 def _candidate(data: Mapping[str, Any]) -> Candidate:
     choice = data["choice"]
-    logprobs = None if choice["logprobs"] is None else tuple(choice["logprobs"])
-    return Candidate(**{**data, "choice": Choice(**{**choice, "logprobs": logprobs}), "steps": tuple(data["steps"])})
+    lists = {name: tuple(choice[name]) for name in ("logprobs", "tokens") if choice[name] is not None}
+    return Candidate(**{**data, "choice": Choice(**{**choice, **lists}), "steps": tuple(data["steps"])})

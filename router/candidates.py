@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adapters.answers import normalise
 from adapters.types import Choice
 
 
@@ -26,6 +28,8 @@ class Candidate:
     """Share of the (weighted) vote, where one was held."""
     reason: str = ""
     """What the verifier said."""
+    fault: str = ""
+    """Why it has not the form that the request asks for (a JSON Schema); empty where it has, or none is asked for."""
 
     @property
     def text(self) -> str:
@@ -34,5 +38,26 @@ class Candidate:
 
 
 def best(pool: Sequence[Candidate]) -> Candidate | None:
-    """The candidate with the highest score; an unscored one loses to a scored one, the first wins a tie; None of an empty pool."""
-    return max(pool, key=lambda c: (c.choice.finish_reason != "cancelled", c.score is not None, c.score or 0.0), default=None)
+    """The candidate of the highest rank; the first wins a tie; None of an empty pool."""
+    return max(pool, key=_rank, default=None)
+
+
+def distinct(first: Candidate, pool: Sequence[Candidate], pattern: str | None = None) -> tuple[Candidate, ...]:
+    """One candidate for each different answer of the pool, `first` before all others, these by rank and then by how many say the same.
+
+    What counts as the same answer is what `adapters.answers.normalise` finds, by the pattern if there is one.
+    """
+    said = {id(c): normalise(c.text, pattern) for c in (first, *pool)}
+    votes = Counter(said[id(c)] for c in pool)
+    whole = [c for c in pool if c.choice.finish_reason != "cancelled"]
+    ordered = (first, *sorted(whole, key=lambda c: (_rank(c), votes[said[id(c)]]), reverse=True))
+    found: dict[str, Candidate] = {}
+    for c in ordered:
+        found.setdefault(said[id(c)], c)
+    return tuple(found.values())
+
+
+def _rank(candidate: Candidate) -> tuple[bool, bool, bool, float]:
+    """Of the form asked for, whole, scored, by score: in this order."""
+    finished = candidate.choice.finish_reason != "cancelled"
+    return not candidate.fault, finished, candidate.score is not None, candidate.score or 0.0

@@ -16,6 +16,7 @@ EventError, for whoever reads a decision log. Neither by one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -71,9 +72,15 @@ class UnknownDecision(InvalidRequest):
 
 
 class OverBudget(InvalidRequest):
-    """Not even the cheapest plan fits the ceiling."""
+    """Not even the cheapest plan fits the ceiling. The message names the smallest one that would have done."""
 
     code = "budget_exceeded"
+
+    def __init__(self, reason: str, ceiling_usd: float, enough_usd: float, *, asked: bool) -> None:
+        whose = "max_cost_usd of the request" if asked else "the policy's limits.cost_usd"
+        message = f"no plan may run: {reason}; the ceiling is ${ceiling_usd:g} ({whose}), and ${rounded_up(enough_usd)} would be enough"
+        super().__init__(message, param="outlay.max_cost_usd" if asked else None)
+        self.enough_usd = enough_usd
 
 
 class DeadlineExceeded(RouterError):
@@ -110,6 +117,14 @@ class ConfigError(Exception):
 
 class EventError(Exception):
     """A decision log cannot be read; the message says where, what was found, and what would be right."""
+
+
+def rounded_up(usd: float) -> str:
+    """Three significant digits, never below the amount: who sends them gets what they were said to buy."""
+    if usd <= 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(usd))
+    return f"{math.ceil(usd * 10**digits) / 10**digits:.{max(0, digits)}f}"
 
 
 CALLERS_OWN = frozenset({400, 413, 415, 422})

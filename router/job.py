@@ -13,17 +13,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from adapters.errors import BackendError
+from adapters.form import Check, form_of
 from adapters.types import ChatRequest
 from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores, Success
 from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
-from policies.facts import Decision, Facts
-from policies.plans import Plan, Revise, Single, TreeSearch
+from policies.facts import Considered, Decision, Facts
+from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Policy
-from router.candidates import Candidate, best
+from router.candidates import Candidate, best, distinct
 from router.parts import Parts
 from router.pipeline_types import Ask
 from router.run import CallRecord, Limits, Run
+
+FILLS = 2
+"""So often is asked once more for what is missing of several distinct choices; a prompt may not have so many answers."""
 
 VOTES = Scores.unfitted()
 """A share s of the votes says that the odds of being right are s : 1 - s."""
@@ -64,6 +68,8 @@ class Job:
     actions: list[Action] = field(default_factory=list)
     best: Candidate | None = None
     fallback: Single | None = None
+    fills: int = 0
+    """Batches drawn only because several choices are asked for."""
     down: set[str] = field(default_factory=set)
     backend_error: BackendError | None = None
     run: Run = field(init=False)
@@ -76,6 +82,7 @@ class Job:
             Limits(_tighter(limits.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, ask.deadline_s)),
             calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
             clock=self.clock,
+            fault=self.form or (lambda choice: ""),
             typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
         )
         if self.bypass:
@@ -85,6 +92,11 @@ class Job:
     def request(self) -> ChatRequest:
         """The chat request to be answered."""
         return self.ask.request
+
+    @cached_property
+    def form(self) -> Check | None:
+        """What the request's own schema says of an answer; None where it has none."""
+        return form_of(self.request)
 
     @cached_property
     def text(self) -> str:
@@ -143,6 +155,7 @@ class Job:
             max_tokens=self.request.max_tokens,
             tags=dict(self.ask.tags),
             single_only=self.single_only,
+            greedy=self.request.temperature == 0,
             spent_usd=self.run.spent_usd,
             elapsed_s=self.run.elapsed_s,
             ceiling_usd=self.run.limits.cost_usd,
@@ -161,7 +174,32 @@ class Job:
         fields = self.request.extra.keys() & {"tools", "functions", "audio", "modalities"}
         parts = (m.get("content") for m in self.request.messages)
         other = any(isinstance(content, list) and any(part.get("type") != "text" for part in content) for content in parts)
-        return bool(fields) or other or self.request.n > 1
+        return bool(fields) or other or self.request.messages[-1].get("role") == "tool"
+
+    @property
+    def several(self) -> bool:
+        """Several choices are asked for: the best distinct ones of all that the policy buys, rather than the samples of one call."""
+        return self.request.n > 1 and not self.single_only and not self.bypass
+
+    @property
+    def choices(self) -> tuple[Candidate, ...]:
+        """What goes out, best first: `request.n` at most. Empty while there is no answer."""
+        if self.best is None:
+            return ()
+        if self.several:
+            pattern = next((action.plan.answer for action in self.actions if isinstance(action.plan, BestOfN)), None)
+            return distinct(self.best, self.run.pool, pattern)[: self.request.n]
+        others = [c for c in self.run.pool if c is not self.best and c.backend == self.best.backend]
+        return (self.best, *others[: self.request.n - 1])
+
+    def filling(self) -> Plan | None:
+        """The samples to be drawn beyond what the policy bought, where fewer distinct choices came of it than are asked for."""
+        missing = self.request.n - len(self.choices)
+        if self.best is None or not self.several or missing <= 0 or self.fills == FILLS or self.request.temperature == 0:
+            return None
+        self.fills += 1
+        verifier = None if self.best.verifier in self.facts().down else self.best.verifier
+        return BestOfN(backend=self.best.backend, n=missing, batch=missing, verifier=verifier, select="best" if verifier else "majority")
 
     # --- while a plan runs --------------------------------------------------------------------------------------------
 
@@ -182,11 +220,19 @@ class Job:
         return self.belief.after(self.evidence(action.plan, self.run.pool[action.first :]))
 
     def evidence(self, plan: Plan, answers: Sequence[Candidate]) -> list[Evidence]:
-        """What answers of one plan say. One that repeats another's text is no news; of a search, only its best answer is."""
-        fresh = list({answer.text: answer for answer in reversed(answers)}.values())[::-1]
+        """What answers of one plan say. One that repeats another's text is no news; of a search, only its best answer is.
+
+        An answer without the form that the request asks for is none, so it says nothing: the policy goes on as if it had not come.
+        """
+        fresh = list({answer.text: answer for answer in reversed(answers) if not answer.fault}.values())[::-1]
         if isinstance(plan, TreeSearch) and fresh:
             fresh = [max(fresh, key=lambda answer: answer.score or 0.0)]
         return [self._evidence(answer, self._channel(plan, answer is answers[0])) for answer in fresh]
+
+    def least_usd(self, row: Considered) -> float:
+        """The smallest ceiling under which a plan would have been run: what the policy reckons with, and what a call needs."""
+        call_usd = self.run.least_usd(row.plan.backend, self.request, row.plan.verifier)
+        return self.run.spent_usd + max(row.cost_q95_usd, call_usd)
 
     def lost(self, backend: str, error: BackendError) -> None:
         """A backend failed: it is not asked again for this request."""
@@ -204,11 +250,12 @@ class Job:
         chosen = action.chosen = action.chosen or best(answers)
         assert chosen is not None
         before, evidence = len(self.belief.evidence), self.evidence(action.plan, answers)
-        if chosen.score is None and chosen.votes is not None:
+        if chosen.score is None and chosen.votes is not None and not chosen.fault:
             evidence.append(self._evidence(chosen, PLAIN))
         self.belief = self.belief.after(evidence)
-        action.chance = max(self.belief.chances[before:])
-        if self.best is None or action.chance >= max(self.belief.chances[:before], default=0.0):
+        action.chance = max(self.belief.chances[before:], default=0.0)
+        chance_before = max(self.belief.chances[:before], default=0.0)
+        if self.best is None or (not chosen.fault, action.chance) >= (not self.best.fault, chance_before):
             self.best = chosen
 
     def _channel(self, plan: Plan, first: bool) -> Channel:

@@ -21,7 +21,7 @@ from adapters.types import Delta
 from difficulty.belief import Evidence
 from difficulty.errors import ProbeUnavailable
 from policies.decide import decide, worth_more
-from policies.facts import NothingToRun
+from policies.facts import Considered, NothingToRun
 from policies.plans import Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache
@@ -117,6 +117,8 @@ class Router:
             goes_on = await self._act(job, plan, sink if sink and self._will_be_final(job, plan) else None)
             if not goes_on or (job.single_only and job.best is not None):
                 return
+        while (plan := job.filling()) is not None and await self._act(job, plan, None):
+            pass
 
     def _decide(self, job: Job) -> Plan | None:
         """The next plan; None to stop with the best answer so far. Raises a RouterError where there is none and nothing may run."""
@@ -126,25 +128,26 @@ class Router:
         except NothingToRun as nothing:
             if job.best is not None:
                 return None
-            raise _no_answer(job, str(nothing)) from nothing
+            raise _no_answer(job, str(nothing), nothing.considered) from nothing
         job.decisions.append((facts, job.belief, decision))
         return decision.plan
 
     async def _act(self, job: Job, plan: Plan, sink: Sink | None) -> bool:
         """Run one plan and update the belief. False where the request must end with what it has."""
         run, live = job.run, _Live(sink) if sink else None
+        request = job.request if job.request.seed is None else job.request.but(seed=job.request.seed + len(run.pool))
         run.sink = live
         with job.action(plan) as action:
             run.worth_more = lambda _: self._worth_more(job, action)
             try:
-                action.chosen = await self.strategies[plan.kind](plan, job.request, run)
+                action.chosen = await self.strategies[plan.kind](plan, request, run)
             except OutOfBudget as limit:
                 action.error = f"{limit.cause} limit"
             except BackendError as error:
                 action.error = type(error).__name__
                 job.lost(plan.backend, error)
         if job.best is None and (run.truncated_by or (live and live.begun)):
-            raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer")
+            raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer", (Considered(plan),))
         return not (action.error.endswith("limit") or (live and live.begun))
 
     def _worth_more(self, job: Job, action: Action) -> bool:
@@ -153,10 +156,16 @@ class Router:
 
     def _will_be_final(self, job: Job, plan: Plan) -> bool:
         """Whether the answer of this plan will be the outcome whatever it says, so that it may be streamed while it comes."""
-        if not isinstance(plan, Single) or plan.verifier is not None:
+        if isinstance(plan, Single) and job.single_only:
+            return True
+        if not isinstance(plan, Single) or plan.verifier is not None or job.several:
             return False
-        facts, belief = job.facts(), job.belief.after([Evidence(plan.backend)])
-        return decide(job.policy, self.parts.market, replace(facts, done=facts.done | {plan.key}), belief).plan is None
+        facts, seen = job.facts(), [] if job.form else [Evidence(plan.backend)]  # without the form asked for, it will have said nothing
+        try:
+            after = replace(facts, done=facts.done | {plan.key})
+            return decide(job.policy, self.parts.market, after, job.belief.after(seen)).plan is None
+        except NothingToRun:
+            return True
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
@@ -190,11 +199,12 @@ class _Live:
         await self.sink(delta)
 
 
-def _no_answer(job: Job, reason: str) -> RouterError:
-    """Why there is no answer: a backend's failure, else the limit that let no plan run."""
+def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> RouterError:
+    """Why there is no answer: a backend's failure, else the limit that let no plan run; of money, how much would have done."""
     if job.backend_error is not None:
         return from_backend(job.backend_error)
     limits = job.run.limits
     if job.run.truncated_by == "deadline" or job.run.elapsed_s >= limits.latency_s or " s are left" in reason:
         return DeadlineExceeded(f"no answer fits the deadline of {limits.latency_s:g} s: {reason}")
-    return OverBudget(f"no plan may run: {reason}")
+    enough_usd = min((job.least_usd(row) for row in considered), default=0.0)
+    return OverBudget(reason, limits.cost_usd, enough_usd, asked=limits.cost_usd == job.ask.max_cost_usd)

@@ -139,7 +139,7 @@ class Player:
     def _candidate(self, spec: Revise | TreeSearch, answer: Row, run: Run) -> Candidate:
         raw = answer.get("score")
         score = None if raw is None else run.calibrate.get(spec.verifier, float)(raw)
-        return candidate(spec, Choice(answer["text"]), Scored(score, raw))
+        return candidate(spec, Choice(answer["text"]), Scored(score, raw), run)
 
     def _charge(self, calls: Sequence[Sequence[Any]], run: Run) -> None:
         for kind, target, n, tokens_in, tokens_out, seconds in calls:

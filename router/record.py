@@ -17,7 +17,6 @@ from pydantic import TypeAdapter
 from difficulty.belief import Belief
 from policies.facts import Considered, Decision, Facts
 from policies.plans import Plan
-from router.candidates import Candidate
 from router.job import Action, Job
 from router.pipeline_types import Outcome
 from router.run import CallRecord
@@ -33,7 +32,7 @@ def render(job: Job, decision: Mapping[str, Any]) -> Outcome:
     run, ends = job.run, job.run.elapsed_s
     return Outcome(
         id=job.ask.id,
-        candidates=_chosen(job, best),
+        candidates=job.choices,
         model=best.backend,
         plan=best.plan,
         policy=job.policy_name,
@@ -49,12 +48,6 @@ def render(job: Job, decision: Mapping[str, Any]) -> Outcome:
         degraded=tuple(sorted(run.degraded)),
         decision=decision,
     )
-
-
-def _chosen(job: Job, best: Candidate) -> tuple[Candidate, ...]:
-    """The best answer; where several were asked for, the others of the pool after it, to that number."""
-    others = [candidate for candidate in job.run.pool if candidate is not best and candidate.backend == best.backend]
-    return (best, *others[: job.request.n - 1])
 
 
 def _baseline_usd(job: Job) -> float | None:

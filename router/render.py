@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from adapters.types import Choice, Delta
@@ -98,7 +98,7 @@ def _choice(index: int, candidate: Candidate) -> dict[str, Any]:
     return {
         "index": index,
         "message": message(choice),
-        "logprobs": None if choice.logprobs is None else logprobs([("", value) for value in choice.logprobs]),
+        "logprobs": logprobs(choice),
         "finish_reason": finish_reason(choice.finish_reason),
         "outlay": _provenance(candidate),
     }
@@ -116,9 +116,12 @@ def finish_reason(reason: str) -> str:
     return "length" if reason == "cancelled" else reason
 
 
-def logprobs(tokens: Iterable[tuple[str, float]]) -> dict[str, Any]:
-    """OpenAI's shape. Backends hand on the figures only; where a token's own text is not known it is empty, and the order still holds."""
-    return {"content": [{"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for text, value in tokens]}
+def logprobs(said: Choice | Delta) -> dict[str, Any] | None:
+    """OpenAI's shape, as the backend sent it; where it gave figures only, a token's text is empty, and the order still holds."""
+    if said.logprobs is None:
+        return None
+    plain: list[Any] = [{"token": "", "logprob": value, "bytes": None, "top_logprobs": []} for value in said.logprobs]
+    return {"content": list(said.tokens or plain), "refusal": None}
 
 
 def _provenance(candidate: Candidate) -> dict[str, Any]:
@@ -149,8 +152,7 @@ class Chunks:
     def delta(self, delta: Delta) -> bytes:
         """A piece of a live answer. Its finish reason waits for the end: only there is it known that the answer stands."""
         content = {"content": delta.text} if delta.text else {}
-        tokens = [(delta.text if len(delta.logprobs) == 1 else "", value) for value in delta.logprobs] if delta.logprobs else []
-        return self._chunk(delta.index, {**content, **(delta.fields or {})}, tokens=tokens)
+        return self._chunk(delta.index, {**content, **(delta.fields or {})}, logprobs=logprobs(delta))
 
     def words(self, index: int, text: str) -> Iterator[bytes]:
         """A text that is known, in pieces of one word."""
@@ -175,8 +177,8 @@ class Chunks:
         if self._include_usage:
             yield event({**self._frame, "choices": [], "usage": usage(outcome)})
 
-    def _chunk(self, index: int, delta: Mapping[str, Any], finish: str | None = None, *, tokens: Any = (), **more: Any) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs(tokens) if tokens else None, "finish_reason": finish}
+    def _chunk(self, index: int, delta: Mapping[str, Any], finish: str | None = None, *, logprobs: Any = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return event({**self._frame, "choices": [choice], **({"usage": None} if self._include_usage else {}), **more})
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from adapters.errors import BackendError, BackendMalformed, VerifierError
 from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from router.candidates import Candidate
-from router.ceiling import Limit, answer_tariff, scoring_usd
+from router.ceiling import Limit, Tariff, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
 
@@ -70,6 +70,8 @@ class Run:
     """By backend: output tokens that an answer rarely exceeds; below it no answer is started."""
     worth_more: Callable[[Sequence[Candidate]], bool] = lambda pool: True
     """Whether, after the answers so far, the next batch is worth its price: the policy's word, asked by strategies between batches."""
+    fault: Callable[[Choice], str] = lambda choice: ""
+    """Why an answer has not the form that the request asks for; empty if it has."""
     sink: Callable[[Delta], Awaitable[None]] | None = None
     """Where the deltas of a live answer go, when the client is streaming."""
     clock: Callable[[], float] = time.monotonic
@@ -167,11 +169,7 @@ class Run:
 
     def _within_ceiling(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[ChatRequest, float]:
         """The request, cut down to what the ceiling allows: fewer answers first, then shorter ones; and its worst cost, in US dollars."""
-        target, left_usd = self.backends[backend], self._left_usd
-        tokens_in = target.count_tokens(request)
-        tariff = answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None)
-        longest = _longest(request, target.features, tokens_in)
-        needed = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
+        left_usd, (tariff, needed, longest) = self._left_usd, self._terms(backend, request, verifier)
         n = tariff.affordable(left_usd, request.n, needed)
         if n < 1:
             raise self._out_of("cost")
@@ -180,6 +178,19 @@ class Run:
         longest = max(needed, tariff.longest(left_usd, n, longest))
         bounded = left_usd < float("inf") and tariff.token_usd > 0
         return request.but(n=n, max_tokens=longest if bounded else request.max_tokens), tariff.cost_usd(n, longest)
+
+    def least_usd(self, backend: str, request: ChatRequest, verifier: str | None) -> float:
+        """The smallest ceiling, in US dollars, under which an answer is started (and scored, with a verifier)."""
+        tariff, needed, _ = self._terms(backend, request, verifier)
+        return tariff.cost_usd(1, needed)
+
+    def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[Tariff, int, int]:
+        """What answers cost at worst, and the output tokens of one: those without which none is started, and the most there may be."""
+        target = self.backends[backend]
+        tokens_in = target.count_tokens(request)
+        longest = _longest(request, target.features, tokens_in)
+        needed = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
+        return answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), needed, longest
 
     def _scoring_usd(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> float:
         """The worst cost of the scores, if the ceiling allows it."""

@@ -64,7 +64,7 @@ class ChatReader:
     def _disarmed(self, said: Any) -> Any:
         """What a caller said, with every special token in it cut after its first character: only the template may write one."""
         if isinstance(said, str):
-            return self._special.sub(lambda found: (found[0][0] + CUT + found[0][1:]).strip(CUT), said) if self._special.search(said) else said
+            return self._special.sub(lambda found: found[0].replace(CUT, "")[:1] + CUT + found[0][1:], said)
         if isinstance(said, Mapping):
             return {name: self._disarmed(value) for name, value in said.items()}
         return [self._disarmed(value) for value in said] if isinstance(said, list | tuple) else said

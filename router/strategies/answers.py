@@ -29,15 +29,17 @@ async def appraise(spec: Spec, request: ChatRequest, run: Run, choices: Sequence
         if spec.verifier is not None and not blind:
             scored = await run.score(spec.verifier, request, choices)
     finally:
-        candidates = [candidate(spec, choice, verdict) for choice, verdict in zip(choices, scored, strict=True)]
+        candidates = [candidate(spec, choice, verdict, run) for choice, verdict in zip(choices, scored, strict=True)]
         run.offer(*candidates)
     return candidates
 
 
-def candidate(spec: Spec, choice: Choice, scored: Scored) -> Candidate:
-    """An answer of this plan with what its verifier said."""
+def candidate(spec: Spec, choice: Choice, scored: Scored, run: Run) -> Candidate:
+    """An answer of this plan with what its verifier said, and what the form that the request asks for says."""
     verifier = None if scored.score is None else spec.verifier
-    return Candidate(choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps, reason=scored.reason)
+    return Candidate(
+        choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps, reason=scored.reason, fault=run.fault(choice)
+    )
 
 
 async def more(spec: Spec, run: Run, had: Sequence[Candidate], buying: Awaitable[list[Candidate]]) -> list[Candidate]:
@@ -60,5 +62,5 @@ def top(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def warm(temperature: float | None, request: ChatRequest) -> float:
-    """The temperature of samples that are to differ: the plan's, else the request's unless that is greedy, else 1."""
-    return temperature or request.temperature or 1.0
+    """The temperature of samples that are to differ: the plan's, else the request's, else 1. A request that says 0 is taken at its word."""
+    return 0.0 if request.temperature == 0 else temperature or request.temperature or 1.0

@@ -39,6 +39,7 @@ def _batch(spec: BestOfN, request: ChatRequest, asked: int, n: int) -> ChatReque
 def choose(spec: BestOfN, drawn: Sequence[Candidate]) -> Candidate:
     """By the plan's way to select. Where nothing was scored, by majority, whatever the plan says: it is all there is to go by."""
     whole = [c for c in drawn if c.choice.finish_reason != "cancelled"] or list(drawn)
+    whole = [c for c in whole if not c.fault] or whole
     if spec.select == "best" and any(c.score is not None for c in whole):
         return top(whole)
     votes = _tally(spec, whole)

@@ -74,7 +74,7 @@ class _Search:
 
     async def complete(self, prefix: Prefix) -> list[Candidate]:
         """The rest of an answer in one go; what is there of it, as cut off, where the rest is not to be had."""
-        part = candidate(self.spec, Choice(prefix.text, "cancelled"), self.scores.get(prefix, Scored()))
+        part = candidate(self.spec, Choice(prefix.text, "cancelled"), self.scores.get(prefix, Scored()), self.run)
         whole = await more(self.spec, self.run, [part], self._whole(prefix))
         if not whole:
             self.run.offer(part)
@@ -115,7 +115,7 @@ class _Search:
         scored = await self.run.score(self.spec.verifier, self.request, [prefix.choice for prefix in new])
         self.scores.update(zip(new, scored, strict=True))
         self.blind = bool(scored) and all(one.score is None for one in scored)
-        ended = [candidate(self.spec, prefix.choice, self.scores[prefix]) for prefix in new if prefix.ended]
+        ended = [candidate(self.spec, prefix.choice, self.scores[prefix], self.run) for prefix in new if prefix.ended]
         self.finished += ended
         self.run.offer(*ended)
 

@@ -166,6 +166,7 @@ def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
 
 def test_a_majority_of_likely_answers_is_likelier_right_than_one() -> None:
     """The normal approximation: voting helps an easy prompt; fewer than three votes decide nothing."""
+
     def vote(n: int, ease: float) -> float:
         return look(BestOfN(backend="small", n=n, select="majority"), ease)[1].quality
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from adapters.errors import BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable
 from adapters.types import Delta
@@ -21,6 +19,7 @@ from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, UnknownM
 from router.options import ServerOptions
 from router.render import WORKING
 from tests.router.doubles import ScriptedPipeline, candidate
+from tests.router.serving import served
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "Use 4 9 10 13 to make 24."}]}
@@ -247,7 +246,7 @@ async def test_a_cancelled_request_cancels_its_work() -> None:
 FAILURES: list[tuple[Exception, int, str]] = [
     (InvalidRequest("no", param="n"), 400, "invalid_value"),
     (UnknownModel("x", ["small"]), 404, "model_not_found"),
-    (OverBudget("too dear"), 400, "budget_exceeded"),
+    (OverBudget("too dear", 1e-6, 2e-6, asked=True), 400, "budget_exceeded"),
     (DeadlineExceeded("too late"), 504, "deadline_exceeded"),
     (BackendRefused("small", "cannot read 'hello'", code="unreadable_prompt"), 400, "unreadable_prompt"),
     (BackendRefused("small", "check api_key", status=401), 502, "backend_failed"),
@@ -393,31 +392,6 @@ async def test_prompts_are_logged_only_if_asked(log_prompts: bool, stream: bool,
 
 
 # --- a real client ------------------------------------------------------------------------------------------------------
-
-
-class Announcing(uvicorn.Server):
-    """Says when it is up, and leaves the signals of the test process alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-
-@asynccontextmanager
-async def served(pipeline: ScriptedPipeline) -> AsyncIterator[str]:
-    """The application behind uvicorn on a free port; its address."""
-    server = Announcing(uvicorn.Config(create_app(pipeline), port=0, log_level="warning", lifespan="on"))
-    running = asyncio.ensure_future(server._serve())
-    await server.up.wait()
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        await running
 
 
 async def test_the_openai_client_is_at_home() -> None:

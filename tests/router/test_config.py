@@ -207,9 +207,7 @@ def test_a_tree_search_needs_a_verifier_of_prefixes(write: Any) -> None:
         return write(minimal(verifiers=verifiers, **policy({"tree_search": {"backend": "small", "verifier": verifier}})))  # type: ignore[no-any-return]
 
     (line,) = problems(searching("votes"))
-    assert line == (
-        "policies.fast.plans[0]: a tree search needs a verifier of kind reward_model; 'votes' is of kind votes, have 'reward'"
-    )
+    assert line == ("policies.fast.plans[0]: a tree search needs a verifier of kind reward_model; 'votes' is of kind votes, have 'reward'")
     assert load(searching("reward")).policies["fast"].all_plans
 
 

@@ -300,21 +300,15 @@ async def test_a_client_that_leaves_cancels_what_it_asked_for() -> None:
     [
         {"extra": {"tools": [{"type": "function", "function": {"name": "f"}}]}},
         {"messages": ({"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "x"}}]},)},
-        {"n": 3},
+        {"extra": {"tools": [{"type": "function", "function": {"name": "f"}}]}, "n": 3},
+        {"model": "small", "n": 3},
     ],
 )
-async def test_tools_images_and_several_choices_get_one_call(fields: dict[str, Any]) -> None:
-    """No sampling, no revision: one call of one backend; with n, its n choices."""
+async def test_tools_images_and_a_backend_by_name_get_one_call(fields: dict[str, Any]) -> None:
+    """No sampling, no revision: one call of one backend; with n, its n choices as they came."""
     outcome = await a_router(probe=Probe(-1.0)).answer(an_ask(**fields))
     assert [call["kind"] for call in outcome.decision["calls"]].count("generate") == 1
     assert len(outcome.candidates) == fields.get("n", 1)
-
-
-async def test_several_choices_are_those_of_one_call_even_where_they_are_poor() -> None:
-    """With n, a plan that may not be enough is not followed by another: its choices are the answer."""
-    policy = a_policy(1.0, [{"single": {"backend": "small", "verifier": "exact"}}, {"single": {"backend": "large"}}])
-    outcome = await a_router(scripted("small", "wrong", price=SMALL), policy=policy).answer(an_ask(n=3))
-    assert [candidate.backend for candidate in outcome.candidates] == ["small"] * 3
 
 
 async def test_an_answer_cut_off_by_its_length_is_not_taken_for_a_right_one() -> None:

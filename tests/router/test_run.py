@@ -28,9 +28,7 @@ def slow(text: str = LONG, sleep=yielding, **options) -> ScriptedBackend:
 # --- the ceiling ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("ceiling", "n", "max_tokens"), [(100, 4, 20), (60, 4, 15), (44, 4, 11), (39, 3, 13), (25, 2, 12), (10, 1, 10)]
-)
+@pytest.mark.parametrize(("ceiling", "n", "max_tokens"), [(100, 4, 20), (60, 4, 15), (44, 4, 11), (39, 3, 13), (25, 2, 12), (10, 1, 10)])
 async def test_fewer_answers_are_asked_for_before_they_are_shortened(ceiling, n, max_tokens):
     """A ceiling first takes answers away, down to those that fit at their typical length, and shortens only down to that length."""
     backend = slow(price=A_DOLLAR_A_WORD)

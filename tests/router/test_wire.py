@@ -214,6 +214,14 @@ def test_session_header_of_other_gateways_is_honoured() -> None:
     assert parse(None, {"x-session-id": "a", "x-outlay-session": "b"}).ask.session == "b"
 
 
+def test_a_header_that_we_do_not_know_is_refused() -> None:
+    """A limit with a typing error is no limit, so it is said; other people's headers are none of ours."""
+    error = refusal(None, {"x-outlay-max-cost": "0.01"})
+    assert (error.status, error.param) == (400, "x-outlay-max-cost")
+    assert "did you mean 'x-outlay-max-cost-usd'" in error.message
+    assert parse(None, {"x-request-id": "1"}).ask.tags == {}
+
+
 @pytest.mark.parametrize(
     ("header", "text"),
     [
@@ -271,8 +279,9 @@ def test_logprobs_go_out_in_openais_shape() -> None:
     """The figures of each token, in order."""
     body = render.completion(outcome(ask(), candidate("a b", logprobs=(-0.1, -0.2))), 0)
     assert [token["logprob"] for token in body["choices"][0]["logprobs"]["content"]] == [-0.1, -0.2]
-    live = json.loads(render.Chunks(ask(), 0).delta(Delta("a", logprobs=(-0.5,)))[6:])
-    assert live["choices"][0]["logprobs"]["content"][0] == {"token": "a", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+    entry = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -1.0, "bytes": None}]}
+    live = json.loads(render.Chunks(ask(), 0).delta(Delta("a", logprobs=(-0.5,), tokens=(entry,)))[6:])
+    assert live["choices"][0]["logprobs"]["content"] == [entry]
 
 
 def test_what_json_has_no_number_for_becomes_null() -> None:

@@ -118,16 +118,17 @@ async def test_the_policy_ends_the_drawing():
     ("own", "of_request", "n", "used"),
     [
         (None, None, 4, 1.0),
-        (None, 0.0, 4, 1.0),
+        (None, 0.0, 4, 0.0),
         (None, 0.4, 4, 0.4),
         (0.7, 0.4, 4, 0.7),
         (None, None, 1, None),
         (None, 0.0, 1, 0.0),
-        (0.7, 0.0, 1, 0.7),
+        (0.7, 0.0, 4, 0.0),
+        (0.7, 0.0, 1, 0.0),
     ],
 )
 async def test_samples_are_drawn_at_a_temperature_at_which_they_differ(own, of_request, n, used):
-    """The plan's temperature, else the request's, else 1: greedy samples would all be one. A lone sample may be greedy."""
+    """The plan's temperature, else the request's, else 1; but a request that says 0 is taken at its word."""
     backend = scripted("small", "6")
     await best_of_n(spec(n, temperature=own), ASKED.but(temperature=of_request), a_run(backend))
     assert backend.requests[0].temperature == used
