@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import hypot, sqrt
 
 import numpy as np
 
@@ -152,7 +152,7 @@ def _draws(plan: Plan, belief: Belief, market: Market, facts: Facts, n: int, cha
     reads = read * (1 if plan.backend in market.shared_prompt else n)
     score_usd = [market.cost_usd(plan.verifier, n * (facts.input_tokens + out)) if plan.verifier else 0.0 for out in (mean, q95)]
     score_s = market.curves.latency_of(plan.verifier).mean(0) if plan.verifier else 0.0
-    worst_s = _worst_s(market, plan.backend, q95) + (_worst_s(market, plan.verifier, 0) if plan.verifier else 0.0)
+    worst_s = _worst_s(market, plan.backend, mean, q95) + (_worst_s(market, plan.verifier, 0, 0) if plan.verifier else 0.0)
     return Stage(
         n,
         channel.p(belief.logits[plan.backend]),
@@ -184,9 +184,16 @@ def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: P
     return Stage(1, one.p, one.cost_usd + again, one.worst_usd + again, one.latency_s + slow, worst_s)
 
 
-def _worst_s(market: Market, name: str, output_tokens: float) -> float:
-    """95th percentile of a call. One never measured counts as 0 s: it is not refused for that, and the run holds the deadline."""
-    return market.curves.latency[name].q95(output_tokens) if name in market.curves.latency else 0.0
+def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -> float:
+    """95th percentile of a call. One never measured counts as 0 s: it is not refused for that, and the run holds the deadline.
+
+    A long answer and a slow minute seldom meet: what each adds to the mean is added as independent excesses are.
+    """
+    if name not in market.curves.latency:
+        return 0.0
+    speed = market.curves.latency[name]
+    usual = speed.mean(mean_tokens)
+    return usual + hypot(speed.mean(q95_tokens) - usual, speed.q95(mean_tokens) - usual)
 
 
 def _scaled(row: Stage, fit: PlanFit) -> Stage:

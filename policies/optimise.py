@@ -59,7 +59,7 @@ class Optimisation:
         allowed = [c for c in considered if not c.refused]
         if not allowed:
             if not self.belief.evidence:
-                raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
+                return self._quickest(considered)
             return Decision(None, "stop", "no plan is left that the limits allow", considered)
         if self.belief.best < self.facts.quality_floor and (lift := self._towards_floor(allowed)):
             return Decision(lift[0].plan, lift[1], self._why(lift[0]), considered)
@@ -150,6 +150,16 @@ class Optimisation:
         row = rows[-1]
         helps = 1 - float(belief.weights @ (1 - row.p) ** row.draws)
         return min(max(1 - self._price(row.cost_usd, row.latency_s) / self._value(max(helps, 1e-6)), 0.5), 0.995)
+
+    def _quickest(self, considered: tuple[Considered, ...]) -> Decision:
+        """Where no plan is sure to end in time and nothing is answered: the quickest of those that will if all goes as usual."""
+        payable = [c for c in considered if c.plan.key in self._prospects and c.cost_q95_usd <= self.facts.left_usd]
+        usual = [c for c in payable if self._prospects[c.plan.key].mean[1] <= self.facts.left_s]
+        if not usual:
+            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
+        chosen = min(usual, key=lambda c: c.latency_q95_s)
+        late = f"no plan is sure to end in {self.facts.left_s:.2f} s; this one may take {chosen.latency_q95_s:.2f} s"
+        return Decision(chosen.plan, "utility", late, considered)
 
     def _towards_floor(self, allowed: Sequence[Considered]) -> tuple[Considered, Cause] | None:
         """The best plan that reaches the floor; if none does, the one of the highest quality, if it adds any."""

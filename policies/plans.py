@@ -7,6 +7,7 @@ options and no others. What a plan is expected to give is in `forecast.py`; how 
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_serializer, model_validator
@@ -32,7 +33,7 @@ class PlanBase(Frozen):
         options = handler(self)
         return {options.pop("kind"): {k: v for k, v in options.items() if v != type(self).model_fields[k].default}}
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A short name that says all, such as `best_of_n(small, n=16, verifier=reward)`: in logs, headers and artifacts."""
         (kind, options), *_ = self.model_dump().items()

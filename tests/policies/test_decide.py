@@ -72,7 +72,7 @@ def test_a_second_that_is_worth_more_buys_a_faster_plan() -> None:
 @given(st.floats(-5, 5), st.floats(1e-6, 1e-3), st.floats(0.05, 5.0))
 @settings(max_examples=60, deadline=None)
 def test_no_decision_breaks_a_hard_limit(ease: float, ceiling: float, deadline: float) -> None:
-    """The worst case of the chosen plan fits under the ceiling and before the deadline, whatever the prompt."""
+    """The worst case of the chosen plan fits under the ceiling, and before the deadline unless that is true of none."""
     facts = replace(FACTS, ceiling_usd=ceiling, deadline_s=deadline)
     try:
         decision = decide(policy(), MARKET, facts, belief(ease))
@@ -80,7 +80,23 @@ def test_no_decision_breaks_a_hard_limit(ease: float, ceiling: float, deadline: 
         return
     chosen = next(c for c in decision.considered if c.plan == decision.plan)
     assert chosen.cost_q95_usd <= ceiling
-    assert chosen.latency_q95_s <= deadline
+    assert chosen.latency_q95_s <= deadline or all(c.refused for c in decision.considered)
+
+
+def test_where_nothing_is_sure_to_be_in_time_the_quickest_is_tried() -> None:
+    """A likely answer beats a certain refusal; but only while there is none, and only if the usual time is short enough."""
+    plans = [{"single": {"backend": name}} for name in ("large", "small")]
+    usual_s = next(c for c in decide(policy(plans=plans), MARKET, FACTS, belief(0)).considered if c.plan.backend == "small").latency_s
+    tight = replace(FACTS, deadline_s=usual_s * 1.1)
+    decision = decide(policy(plans=plans), MARKET, tight, belief(0))
+    assert all(c.refused for c in decision.considered)
+    assert decision.plan == Single(backend="small")
+    assert "no plan is sure" in decision.reason
+    assert decide(policy(plans=plans), MARKET, tight, belief(0).after([WRONG])).plan is None
+    with pytest.raises(NothingToRun):
+        decide(policy(plans=plans), MARKET, replace(FACTS, deadline_s=usual_s * 0.9), belief(0))
+    with pytest.raises(NothingToRun):
+        decide(policy(plans=plans), MARKET, replace(tight, ceiling_usd=1e-9), belief(0))
 
 
 def test_what_was_spent_counts_against_the_ceiling() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from difficulty.belief import NODES, PRIOR, Belief, Channel
-from difficulty.curves import PlanFit
+from difficulty.curves import Latency, PlanFit, Tokens
 from policies.facts import Facts, Market
 from policies.forecast import expected, outlook, remaining, stages, worst
 from policies.optimise import Optimisation
@@ -109,6 +109,17 @@ def test_many_short_waits_are_less_risky_than_one_long_one() -> None:
     """The slow cases of eight rounds do not come together: their worst case is under eight times that of one, and over eight means."""
     one, eight = (stages(BestOfN(backend="small", n=n, batch=2, verifier="reward"), belief(0), MARKET, FACTS) for n in (2, 16))
     assert 8 * one[0].latency_s < worst(eight)[1] < 8 * worst(one)[1]
+
+
+@pytest.mark.parametrize(("sigma_tokens", "sigma_s"), [(0.4, 0.2), (0.1, 0.4), (0.3, 0.3)])
+def test_one_call_in_twenty_takes_longer_than_its_worst_case(sigma_tokens: float, sigma_s: float, facts: Facts) -> None:
+    """Lengths and speeds drawn as the curves say exceed the worst case about once in twenty times, not once in a hundred."""
+    curves = but(CURVES, tokens={"small": Tokens(5.0, 0.0, sigma_tokens)}, latency={"small": Latency(0.05, 0.005, sigma_s)})
+    rng = np.random.default_rng(0)
+    tokens = np.exp(5.0 + sigma_tokens * rng.standard_normal(100_000))
+    seconds = (0.05 + 0.005 * tokens) * np.exp(sigma_s * rng.standard_normal(len(tokens)))
+    [row] = stages(Single(backend="small"), belief(0), Market(PRICES, curves=curves), facts)
+    assert 0.04 < (seconds > row.worst_s).mean() < 0.07
 
 
 def test_a_plan_is_never_forecast_to_be_right_more_than_always() -> None:
