@@ -46,6 +46,8 @@ class Facts:
     deadline_s: float = float("inf")
     """Seconds from the start of the request."""
     quality_floor: float = 0.0
+    cost_multiplier: float = 1.0
+    """What a dollar costs at the moment, in dollars: above 1 where a budget over time is scarce."""
     done: frozenset[str] = frozenset()
     """Keys of the plans that were run."""
     down: frozenset[str] = frozenset()

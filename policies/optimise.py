@@ -1,4 +1,6 @@
-"""The optimiser: the feasible plan of the highest utility, V * quality - cost - value of a second * seconds. Pure.
+"""The optimiser: the feasible plan of the highest utility, V * quality - multiplier * cost - value of a second * seconds. Pure.
+
+The multiplier is 1 but where a budget over time is scarce. A floor on quality is reached first, if it can be; then utility counts.
 
 A plan is worth what it gives and what may be bought after it, where it leaves the prompt open; so a cheap try is chosen for the
 later option to go up. Hard limits come first: the worst case (95th percentile) must fit under the ceiling and before the deadline.
@@ -11,14 +13,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from difficulty.belief import Belief
-from policies.facts import Cause, Considered, Decision, Facts, Market, NothingToRun
+from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outlook, Stage, expected, outlook, remaining, stages, worst
 from policies.limits import offered, over_limits, unfit
 from policies.plans import Plan
-from policies.policy import Optimiser
+from policies.policy import MOST, Optimiser
 
 OPEN_ENOUGH = 0.01
 """Below this chance that a plan leaves the prompt open, what could follow it is not looked at."""
+FLOOR_STEP = 0.005
+"""Quality below the floor is weighed in steps of this: less is not worth a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +65,11 @@ class Optimisation:
             if not self.belief.evidence:
                 return self._quickest(considered)
             return Decision(None, "stop", "no plan is left that the limits allow", considered)
-        if self.belief.best < self.facts.quality_floor and (lift := self._towards_floor(allowed)):
-            return Decision(lift[0].plan, lift[1], self._why(lift[0]), considered)
-        chosen = max(allowed, key=lambda c: (c.utility_usd, -c.cost_usd))
-        if self.belief.evidence and chosen.utility_usd <= self._value(self.belief.best):
+        chosen = max(allowed, key=lambda c: (*self._rank(c.quality, c.utility_usd), -c.cost_usd))
+        if self.belief.evidence and self._rank(chosen.quality, chosen.utility_usd) <= self._rank_of_stopping:
             stop = f"the answer is right with chance {self.belief.best:.2f}; no plan adds more than it costs"
             return Decision(None, "stop", stop, considered)
-        return Decision(chosen.plan, "utility", self._why(chosen), considered)
+        return Decision(chosen.plan, "floor" if chosen.quality < self._floor else "utility", self._why(chosen), considered)
 
     def goes_on(self, plan: Plan, drawn: int) -> bool:
         """Whether the rest of a plan under way beats stopping now and every other plan."""
@@ -76,9 +78,10 @@ class Optimisation:
             return False
         other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}))
         here = self._prospect(plan, rest)
-        worth = self._utility(here, other._sequel(here))
-        best_other = max((c.utility_usd for c in other.considered if not c.refused), default=float("-inf"))
-        return worth > self._value(self.belief.best) and worth >= best_other
+        then = other._sequel(here)
+        rank = self._rank(here.view.quality + then.quality, self._utility(here, then))
+        others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
+        return rank > self._rank_of_stopping and all(rank >= rival for rival in others)
 
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
@@ -119,7 +122,7 @@ class Optimisation:
             return Sequel()
         moved = replace(self.belief, weights=view.open_weights)
         sequels = [self._after(first, other, moved) for other in self._prospects.values() if other.plan.key != first.plan.key]
-        return max([Sequel(), *sequels], key=self._net)
+        return max([Sequel(), *sequels], key=lambda then: self._rank(view.quality + then.quality, self._net(then)))
 
     def _after(self, first: Prospect, other: Prospect, moved: Belief) -> Sequel:
         """What `other` adds after `first` left the prompt open, `moved` being the belief by then."""
@@ -137,7 +140,20 @@ class Optimisation:
         return self.policy.objective.value_of_correct_usd * quality
 
     def _price(self, cost_usd: float, latency_s: float) -> float:
-        return cost_usd + self.policy.objective.value_of_second_usd * latency_s
+        return cost_usd * self.facts.cost_multiplier + self.policy.objective.value_of_second_usd * latency_s
+
+    @cached_property
+    def _floor(self) -> float:
+        """The quality to be reached first; none where money is so scarce that only the cheapest may be bought."""
+        return max(self.facts.quality_floor, self.policy.objective.floor) if self.facts.cost_multiplier < MOST else 0.0
+
+    def _rank(self, quality: float, utility_usd: float) -> tuple[int, float]:
+        """What orders all that may be done: first how near it comes to the floor, in steps that are worth a plan; then its utility."""
+        return int(min(quality, self._floor) / FLOOR_STEP + 1e-9), utility_usd
+
+    @property
+    def _rank_of_stopping(self) -> tuple[int, float]:
+        return self._rank(self.belief.best, self._value(self.belief.best))
 
     def _net(self, then: Sequel) -> float:
         return self._value(then.quality) - self._price(then.cost_usd, then.latency_s)
@@ -146,10 +162,12 @@ class Optimisation:
         return self._value(prospect.view.quality) - self._price(*prospect.mean) + self._net(then)
 
     def _stop_at(self, rows: Sequence[Stage], belief: Belief) -> float:
-        """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price."""
+        """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price.
+        Not below the floor."""
         row = rows[-1]
         helps = 1 - float(belief.weights @ (1 - row.p) ** row.draws)
-        return min(max(1 - self._price(row.cost_usd, row.latency_s) / self._value(max(helps, 1e-6)), 0.5), 0.995)
+        gain = max(self._value(helps), 1e-15)
+        return min(max(1 - self._price(row.cost_usd, row.latency_s) / gain, 0.5, self._floor), 0.995)
 
     def _quickest(self, considered: tuple[Considered, ...]) -> Decision:
         """Where no plan is sure to end in time and nothing is answered: the quickest of those that will if all goes as usual."""
@@ -161,16 +179,7 @@ class Optimisation:
         late = f"no plan is sure to end in {self.facts.left_s:.2f} s; this one may take {chosen.latency_q95_s:.2f} s"
         return Decision(chosen.plan, "utility", late, considered)
 
-    def _towards_floor(self, allowed: Sequence[Considered]) -> tuple[Considered, Cause] | None:
-        """The best plan that reaches the floor; if none does, the one of the highest quality, if it adds any."""
-        reaching = [c for c in allowed if c.quality >= self.facts.quality_floor]
-        if reaching:
-            return max(reaching, key=lambda c: c.utility_usd), "utility"
-        top = max(allowed, key=lambda c: c.quality)
-        return (top, "floor") if top.quality > self.belief.best + 0.005 else None
-
     def _why(self, chosen: Considered) -> str:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
-        floor = self.facts.quality_floor
-        below = f"; below the floor of {floor:.2f}, which no plan reaches" if chosen.quality < floor else ""
+        below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"

@@ -1,17 +1,21 @@
 """A policy: what may be bought, within which limits, and what it is worth. Parsed from YAML into frozen types.
 
-Two forms. An optimiser names plans and what a right answer and a second are worth; rules say which plans to run when.
+Two forms. An optimiser names plans and an objective: what a right answer and a second are worth, the cheapest above a quality, or the
+best within a budget over time. Rules say which plans to run when.
 Both are decided by `decide.py`; neither knows a prompt's text or a backend's address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from policies.plans import Frozen, Plan
+
+MOST = 2.0**30
+"""The highest multiplier: at it the cheapest plan is always the best."""
 
 
 class LimitSpec(Frozen):
@@ -22,11 +26,96 @@ class LimitSpec(Frozen):
     quality_floor: float | None = Field(None, ge=0, le=1)
 
 
-class Objective(Frozen):
-    """What a right answer is worth and what a second of waiting costs, in US dollars. Utility = value * quality - cost - seconds."""
+class Aim(Frozen):
+    """Base of the objectives."""
 
-    value_of_correct_usd: float = Field(gt=0)
-    value_of_second_usd: float = Field(0.0, ge=0)
+    @property
+    def floor(self) -> float:
+        """The chance of being right that this objective asks for."""
+        return 0.0
+
+
+class Worth(Aim):
+    """The best for its price: what a right answer is worth and what a second of waiting costs, in US dollars."""
+
+    value_of_correct_usd: float = Field(gt=0, description="what a right answer is worth: the higher, the more is bought")
+    value_of_second_usd: float = Field(0.0, ge=0, description="what a second of waiting costs: the higher, the faster the plans")
+
+
+class Cheapest(Aim):
+    """The cheapest way to an answer that is right with this chance; where none leads there, the best that the limits allow."""
+
+    cheapest_above: float = Field(gt=0, lt=1, description="chance of being right that every answer should have")
+    value_of_second_usd: float = Field(0.0, ge=0, description="what a second counts when plans are compared by price")
+
+    @property
+    def value_of_correct_usd(self) -> float:
+        """Nothing is paid for more than the floor."""
+        return 0.0
+
+    @property
+    def floor(self) -> float:
+        """The chance of being right that this objective asks for."""
+        return self.cheapest_above
+
+
+class WithinBudget(Aim):
+    """The best within a budget over time: a multiplier on every price, moved so that the budget lasts to the end of the hour or day."""
+
+    budget_usd: float = Field(gt=0, description="what may be spent in each hour or day, by all requests of this policy together")
+    per: Literal["hour", "day"] = Field(description="the hour or day of UTC")
+    tenant_budget_usd: float | None = Field(None, gt=0, description="what each tenant may spend of it; the tighter of the two counts")
+    value_of_correct_usd: float = Field(1.0, gt=0, description="more than this is never paid for a right answer, however much is left")
+    value_of_second_usd: float = Field(0.0, ge=0, description="what a second of waiting costs, where a right answer is worth that")
+    when_spent: Literal["cheapest", "refuse"] = Field(
+        "cheapest", description="once the budget is gone: only the cheapest plan, marked as degraded; or an error until the next period"
+    )
+    multipliers: tuple[float, float] = Field((1.0, MOST), description="the multiplier stays between these; with when_spent: refuse only")
+
+    @property
+    def period_s(self) -> float:
+        """Seconds of one period."""
+        return {"hour": 3600.0, "day": 86400.0}[self.per]
+
+    @model_validator(mode="after")
+    def _is_one_promise(self) -> WithinBudget:
+        low, high = self.multipliers
+        if not 1 <= low <= high <= MOST:
+            raise ValueError(f"multipliers: must be 1 <= low <= high <= {MOST:g}; found {low:g} and {high:g}")
+        if high < MOST and self.when_spent != "refuse":
+            raise ValueError(
+                "multipliers: no range holds where only the cheapest is bought once the budget is gone; add when_spent: refuse"
+            )
+        if self.tenant_budget_usd is not None and self.tenant_budget_usd > self.budget_usd:
+            raise ValueError(f"tenant_budget_usd: {self.tenant_budget_usd:g} is above budget_usd: {self.budget_usd:g}, which all share")
+        return self
+
+
+HEADS = {"cheapest_above": "cheapest", "budget_usd": "budget", "value_of_correct_usd": "worth"}
+"""By the key that only an objective of this kind must have: its tag. The first that is there counts."""
+
+
+def _one_objective(value: Any) -> Any:
+    """Refuses two objectives in one, before pydantic would call the keys of the other one unknown."""
+    if isinstance(value, dict):
+        both = [key for key in HEADS if key in value]
+        if "cheapest_above" in value and len(both) > 1:
+            raise ValueError(f"{' and '.join(both)} are two objectives; a policy has one")
+        if "per" in value and "budget_usd" not in value:
+            raise ValueError("per: stands beside budget_usd, such as {budget_usd: 5, per: day}")
+    return value
+
+
+def _objective_kind(value: Any) -> str:
+    has = value.__contains__ if isinstance(value, dict) else type(value).model_fields.__contains__
+    return next((tag for key, tag in HEADS.items() if has(key)), "worth")
+
+
+Objective = Annotated[
+    Annotated[Worth, Tag("worth")] | Annotated[Cheapest, Tag("cheapest")] | Annotated[WithinBudget, Tag("budget")],
+    Discriminator(_objective_kind),
+    BeforeValidator(_one_objective),
+]
 
 
 def _distinct(plans: tuple[Any, ...]) -> tuple[Any, ...]:

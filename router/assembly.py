@@ -8,6 +8,7 @@ from pathlib import Path
 from adapters.backends import build_backend
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
+from adapters.tallies import build_tallies
 from adapters.types import Backend, Price, Verifier
 from adapters.verifiers import build_verifier
 from difficulty.curves import Curves, CurvesError
@@ -44,6 +45,7 @@ def parts(config: Config) -> Parts:
         when_unavailable=config.probe.when_unavailable,
         cache=build_cache(config.cache.url) if config.cache else None,
         cache_ttl_s=config.cache.ttl_s if config.cache else 0.0,
+        tallies=build_tallies(config.budgets.url),
         baseline=config.baseline,
     )
 

@@ -6,7 +6,7 @@ They need no backend, no key and no Python.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from policies.plans import Frozen
 from router.assembly import located, parts
 from router.config import Config, load
 from router.errors import ConfigError
+from router.pacing import objective_of
 from router.record import facts_from_json
 
 PAID = ("openai", "litellm")
@@ -77,6 +78,8 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     market = _market(config, console)
     console.print(_worst_cases(config, market))
+    for line in _budgets(config, market):
+        console.print(line, markup=False)
     for name in (name for name, options in config.backends.items() if options.kind in PAID and not any(market.prices.get(name, (0, 0)))):
         console.print(f"note: backends.{name}: no price is known; its calls count as free, and no limit on cost holds them", markup=False)
     tests = path.with_name(f"{path.stem}_test.yaml")
@@ -121,6 +124,22 @@ def _worst_cases(config: Config, market: Market) -> Table:
             known = plan.backend in market.curves.latency
             table.add_row(name, plan.key, f"{cost:.6f}" if cost else "no price", f"{seconds:.2f}" if known else "never timed")
     return table
+
+
+def _budgets(config: Config, market: Market) -> Iterator[str]:
+    """What each budget over time buys, and what is the most that can be spent."""
+    belief, facts = Belief(dict.fromkeys(config.backends, (0.0, 1.0))), Facts(input_tokens=TYPICAL_INPUT_TOKENS)
+    for name, policy in config.policies.items():
+        if (objective := objective_of(policy)) is None:
+            continue
+        costs = [worst(stages(plan, belief, market, facts))[0] for plan in policy.all_plans]
+        cheapest, most = min(costs), policy.limits.cost_usd or max(costs)
+        enough = f", enough for {objective.budget_usd / cheapest:,.0f} requests that all get the cheapest plan" if cheapest else ""
+        end = f"then at most ${cheapest:.6f} a request" if objective.when_spent == "cheapest" else "then nothing"
+        yield (
+            f"policies.{name}: ${objective.budget_usd:g} per {objective.per}{enough}; {end}. "
+            f"What is under way when it ends may add ${most:.6g} each"
+        )
 
 
 def read_tests(path: Path) -> TestFile:

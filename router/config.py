@@ -16,7 +16,7 @@ from adapters.verifiers import VerifierOptions
 from policies.plans import Frozen, Plan, TreeSearch
 from policies.policy import Optimiser, Policy, needs
 from router.errors import ConfigError, have_instead
-from router.options import CacheOptions, ProbeOptions, ServerOptions
+from router.options import BudgetOptions, CacheOptions, ProbeOptions, ServerOptions
 from router.yaml_errors import explain, read_yaml
 
 PREFIX = "outlay/"
@@ -36,6 +36,7 @@ class Config(Frozen):
     baseline: str | None = Field(None, description="backend whose one answer every cost is compared with; unset: the dearest")
     curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
     cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
+    budgets: BudgetOptions = BudgetOptions()
     server: ServerOptions = ServerOptions()
 
     @property

@@ -6,6 +6,7 @@ RouterError
 ├── UnknownModel        no policy and no backend of this name                                   404
 ├── UnknownDecision     no decision of this id is remembered                                    404
 ├── OverBudget          not even the cheapest plan fits the ceiling                             400 budget_exceeded
+├── BudgetSpent         the policy's budget of this hour or day is gone                         429 insufficient_quota
 ├── DeadlineExceeded    the deadline passed before there was any answer                         504
 ├── Overloaded          too many requests waiting                                               503
 └── BackendFailed       every backend that the policy allows failed                             502, 503, 504
@@ -81,6 +82,14 @@ class OverBudget(InvalidRequest):
         message = f"no plan may run: {reason}; the ceiling is ${ceiling_usd:g} ({whose}), and ${rounded_up(enough_usd)} would be enough"
         super().__init__(message, param="outlay.max_cost_usd" if asked else None)
         self.enough_usd = enough_usd
+
+
+class BudgetSpent(RouterError):
+    """The policy's budget of this hour or day is gone; a new one comes with the next."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class DeadlineExceeded(RouterError):

@@ -23,6 +23,11 @@ def shown(block: Mapping[str, Any]) -> RenderableType:
     estimate = block["estimate"]
     chances = ", ".join(f"{name} {p:.2f}" for name, p in estimate["p_correct"].items())
     head = Text(f"policy {block['policy']} ({block['digest']})\nestimate ({estimate['source']}): one answer is right: {chances}\n")
+    if budget := block.get("budget"):
+        head.append(
+            f"budget: ${budget['left_usd']:.6f} of ${budget['budget_usd']:g} is left for {budget['resets_in_s'] / 3600:.1f} h; "
+            f"a dollar counts {budget['multiplier']:.3g} times\n"
+        )
     if not decision["considered"]:
         return Group(head, Text(f"-> {decision['plan']}: {decision['reason']}"))
     note = Text("* with what may be bought after it; `at most` is the plan alone, at the 95th percentile")

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from adapters.errors import BackendError
@@ -19,6 +19,7 @@ from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores, Success
 from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
 from policies.facts import Considered, Decision, Facts
+from policies.pacing import Pace
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Policy
 from router.candidates import Candidate, best, distinct
@@ -70,6 +71,8 @@ class Job:
     fallback: Single | None = None
     fills: int = 0
     """Batches drawn only because several choices are asked for."""
+    pace: Pace | None = None
+    """Where the policy's budget over time stands, if it has one."""
     down: set[str] = field(default_factory=set)
     backend_error: BackendError | None = None
     run: Run = field(init=False)
@@ -123,6 +126,11 @@ class Job:
         """The heuristic's estimate: for backends that the probe does not know, and where there is no probe."""
         return self.parts.heuristic.estimate([self.text])[0]
 
+    @property
+    def cost_multiplier(self) -> float:
+        """What a dollar costs in this request, in dollars."""
+        return self.pace.multiplier if self.pace else 1.0
+
     # --- before the first call ----------------------------------------------------------------------------------------
 
     def believe(self, estimate: Estimate) -> None:
@@ -145,6 +153,12 @@ class Job:
         if self.parts.when_unavailable is not None:
             self.fallback = Single(backend=self.parts.when_unavailable)
 
+    def paced(self, pace: Pace, shared: bool) -> None:
+        """Take the multiplier of the policy's budget over time; where the budget is gone, or counted by this process alone, be marked."""
+        self.pace = pace
+        self.run.limits = replace(self.run.limits, cost_usd=min(self.run.limits.cost_usd, pace.ceiling_usd))
+        self.run.degraded |= {name for name, so in (("budget", pace.spent), ("pacing", not shared)) if so}
+
     # --- what a decision is made from ---------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
@@ -161,6 +175,7 @@ class Job:
             ceiling_usd=self.run.limits.cost_usd,
             deadline_s=self.run.limits.latency_s,
             quality_floor=max(self.policy.limits.quality_floor or 0.0, self.ask.min_quality or 0.0),
+            cost_multiplier=self.cost_multiplier,
             done=frozenset(action.plan.key for action in self.actions),
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
             forced=self.ask.plan or fallback,

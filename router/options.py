@@ -41,8 +41,18 @@ class ProbeOptions(ProbeServiceOptions):
         return self
 
 
+REDIS = "redis://host:6379/0 to share it between processes"
+URL = r"^(memory|rediss?|unix)://"
+
+
+class BudgetOptions(Frozen):
+    """Where budgets over time are counted."""
+
+    url: str = Field("memory://", pattern=URL, description=f"memory://, where each process has the whole budget to itself; or {REDIS}")
+
+
 class CacheOptions(Frozen):
     """Where answers are kept for requests that are equal in all that matters."""
 
-    url: str = Field("memory://", pattern=r"^(memory|rediss?|unix)://", description="memory://, or redis://host:6379/0 for more processes")
+    url: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
     ttl_s: float = Field(3600, gt=0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from adapters.cache import Cache
+from adapters.tallies import MemoryTallies, Tallies
 from adapters.types import Backend, Price, Verifier
 from difficulty.heuristic import HeuristicProbe
 from difficulty.probe import Estimate
@@ -41,6 +42,8 @@ class Parts:
     """Backend that answers where the probe is down; None: the heuristic's estimate decides."""
     cache: Cache | None = None
     cache_ttl_s: float = 3600.0
+    tallies: Tallies = field(default_factory=MemoryTallies)
+    """Where budgets over time are counted."""
     baseline: str | None = None
     """Backend that every request is compared with: what its one answer would have cost."""
     heuristic: HeuristicProbe = field(init=False)
@@ -71,7 +74,7 @@ class Parts:
 
     async def aclose(self) -> None:
         """Release all of it."""
-        for part in (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache):
+        for part in (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache, self.tallies):
             if part is not None:
                 await part.aclose()
 

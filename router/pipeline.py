@@ -1,6 +1,6 @@
 """The way of one request. Read this file first.
 
-    open -> cache -> estimate -> [ decide -> run the plan -> update the belief ]* -> render -> cache -> record
+    open -> cache -> pace -> estimate -> [ decide -> run the plan -> update the belief ]* -> pace -> render -> cache -> record
 
 The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
 Here they are only put in order, and here it is said what happens when one of them fails: only a backend may fail a valid request.
@@ -10,6 +10,7 @@ deadline: the best so far, marked `truncated_by`. What a request knows while it 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +23,13 @@ from difficulty.belief import Evidence
 from difficulty.errors import ProbeUnavailable
 from policies.decide import decide, worth_more
 from policies.facts import Considered, NothingToRun
+from policies.pacing import Pace
 from policies.plans import Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache
-from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, RouterError, UnknownModel, from_backend, have_instead
+from router.errors import BudgetSpent, DeadlineExceeded, InvalidRequest, OverBudget, RouterError, UnknownModel, from_backend, have_instead
 from router.job import Action, Job
+from router.pacing import Pacer
 from router.parts import Parts, single_answer_policy
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 from router.record import DecisionLog, block, render
@@ -49,6 +52,7 @@ class Router:
     ) -> None:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
+        self.pacer = Pacer(parts.tallies)
         self.log = log or DecisionLog()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
@@ -59,9 +63,11 @@ class Router:
             self.log.add(ask.id, hit.decision)
             return hit
         try:
+            await self._pace(job)
             await self._estimate(job)
             await self._work(job, sink)
         finally:
+            await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
             decision = block(job)
             self.log.add(ask.id, decision)
         outcome = render(job, decision)
@@ -71,6 +77,7 @@ class Router:
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
         job = self._open(ask)
+        await self._pace(job)
         await self._estimate(job)
         self._decide(job)
         decision = block(job)
@@ -97,6 +104,12 @@ class Router:
                 raise InvalidRequest(f"no {kind} '{name}'; {have_instead(name, have[kind])}", param="outlay.plan")
         if isinstance(plan, TreeSearch) and not self.parts.verifiers[plan.verifier].scores_prefixes:
             raise InvalidRequest(f"a tree search needs a verifier of unfinished answers; '{plan.verifier}' is none", param="outlay.plan")
+
+    async def _pace(self, job: Job) -> None:
+        """What a dollar costs now. Raises BudgetSpent where none is left and the policy refuses then, or the caller names a plan."""
+        await self.pacer.open(job)
+        if job.pace and job.pace.spent and (job.pace.refuses or job.ask.plan):
+            raise _budget_spent(job, job.pace)
 
     async def _estimate(self, job: Job) -> None:
         """What the probe believes; where it fails, the heuristic's belief and the configured fallback plan."""
@@ -206,5 +219,13 @@ def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> 
     limits = job.run.limits
     if job.run.truncated_by == "deadline" or job.run.elapsed_s >= limits.latency_s or " s are left" in reason:
         return DeadlineExceeded(f"no answer fits the deadline of {limits.latency_s:g} s: {reason}")
+    if job.pace and job.pace.refuses and limits.cost_usd == job.pace.ceiling_usd:
+        return _budget_spent(job, job.pace)
     enough_usd = min((job.least_usd(row) for row in considered), default=0.0)
     return OverBudget(reason, limits.cost_usd, enough_usd, asked=limits.cost_usd == job.ask.max_cost_usd)
+
+
+def _budget_spent(job: Job, pace: Pace) -> BudgetSpent:
+    only = "" if pace.refuses else ": only its cheapest plan is run"
+    left = f"${max(pace.left_usd, 0):.6f} is left of the ${pace.budget_usd:g} of policy '{job.policy_name}'{only}"
+    return BudgetSpent(f"{left}; a new budget begins in {pace.resets_in_s:.0f} s", retry_after_s=pace.resets_in_s)

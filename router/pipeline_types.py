@@ -53,6 +53,8 @@ class Ask:
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: CacheControl = CacheControl()
     session: str | None = None
+    tenant: str = ""
+    """Id of the tenant's key; empty where there are no keys."""
     verbose: bool = False
     id: str = field(default_factory=new_decision_id)
     """The decision's id, made here so that a stream can name it in its headers; the outcome carries the same."""

@@ -83,12 +83,21 @@ def block(job: Job) -> dict[str, Any]:
         "decisions": [_decision(*row) for row in job.decisions],
         "actions": [_action(action) for action in job.actions],
         "calls": [asdict(call) for call in job.run.calls],
+        "budget": _budget(job),
         "chance": round(job.belief.best, 4),
         "cost_usd": job.run.spent_usd,
         "baseline_usd": _baseline_usd(job),
         "truncated_by": job.run.truncated_by,
         "degraded": sorted(job.run.degraded),
     }
+
+
+def _budget(job: Job) -> dict[str, Any] | None:
+    """Where the policy's budget over time stood before the request; None where it has none."""
+    if job.pace is None:
+        return None
+    usd = {"budget_usd": job.pace.budget_usd, "left_usd": round(job.pace.left_usd, 9)}
+    return {"multiplier": job.pace.multiplier, **usd, "resets_in_s": round(job.pace.resets_in_s, 3)}
 
 
 def _estimate(job: Job) -> dict[str, Any]:

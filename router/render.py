@@ -210,6 +210,7 @@ def _verbose(outcome: Outcome) -> dict[str, str | None]:
     return {
         "policy": outcome.policy,
         "policy-digest": outcome.digest,
+        "cost-multiplier": f"{budget['multiplier']:.6g}" if (budget := outcome.decision.get("budget")) else None,
         "baseline-usd": None if outcome.baseline_usd is None else f"{outcome.baseline_usd:.8f}",
         "latency-ms": str(_ms(outcome.latency_s)),
         "input-tokens": str(outcome.input_tokens),

@@ -15,7 +15,7 @@ from policies.facts import Facts, Market
 from policies.forecast import expected, outlook, remaining, stages, worst
 from policies.optimise import Optimisation
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
-from policies.policy import Objective, Optimiser
+from policies.policy import Optimiser, Worth
 from tests.policies.conftest import CURVES, PRICES, belief
 
 MARKET = Market(PRICES, frozenset({"small", "large"}), CURVES)
@@ -124,7 +124,7 @@ def test_one_call_in_twenty_takes_longer_than_its_worst_case(sigma_tokens: float
 
 def test_a_plan_is_never_forecast_to_be_right_more_than_always() -> None:
     """Also where a plan's later draws go through a channel of their own, and another plan may follow."""
-    objective = Objective(value_of_correct_usd=3e-4)
+    objective = Worth(value_of_correct_usd=3e-4)
     plans = (Revise(backend="small", verifier="reward"), BestOfN(backend="small", n=8, verifier="reward"), Single(backend="large"))
     for shift in (-3.0, 3.0):
         curves = but(CURVES, plans={"revise(small, verifier=reward)": PlanFit(Channel(shift, 0.7))})

@@ -212,3 +212,22 @@ def test_a_gateway_serves_and_stops(gateway: tuple[subprocess.Popen[str], str], 
     assert process.returncode == 0, rest
     assert rest.splitlines()[-1] == "stopped"
     assert "policy='balanced'" in rest
+
+
+def test_check_says_how_far_a_budget_reaches_and_what_can_be_spent_after_it(tmp_path: Path, capsys: Captured) -> None:
+    """How many requests it pays for at the cheapest, what comes then, and what is under way at that moment."""
+    text = """
+    backends: {{small: {{kind: scripted, price: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}}}}}
+    policies:
+      a:
+        objective: {{budget_usd: 5, per: day, when_spent: {end}}}
+        plans: [{{single: {{backend: small}}}}]
+        limits: {{cost_usd: 0.1}}
+    """
+    for end, says in (("cheapest", "then at most $0.001553 a request"), ("refuse", "then nothing")):
+        (tmp_path / "b.yaml").write_text(text.format(end=end))
+        assert outlay("check", str(tmp_path / "b.yaml")) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert "$5 per day, enough for 3,220 requests" in out
+        assert says in out
+        assert "may add $0.1 each" in out
