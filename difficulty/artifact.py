@@ -87,7 +87,7 @@ def open_probe(
 
     Reads the encoder's weights for their digest, but loads no model yet. Raises ArtifactError or EncoderError.
     """
-    head, card = load_probe(_located(artifact))
+    head, card = load_probe(located(artifact))
     reader = open_encoder(encoder or card.encoder, threads=threads, max_tokens=max_tokens, revision=revision)
     if reader.digest != card.encoder_digest:
         raise ArtifactError(
@@ -97,7 +97,8 @@ def open_probe(
     return EncoderProbe(reader, head)
 
 
-def _located(artifact: str) -> Path:
+def located(artifact: str) -> Path:
+    """The folder of a probe: from the working directory, else beside the package. Raises ArtifactError."""
     package = Path(__file__).resolve().parent.parent
     found = next((base / artifact for base in (Path.cwd(), package) if (base / artifact / "probe.json").is_file()), None)
     if found is None:

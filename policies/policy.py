@@ -138,6 +138,7 @@ class Optimiser(Frozen):
         description="share of requests whose first plan is drawn from all that the limits allow, for `outlay replay` to learn from",
     )
     limits: LimitSpec = LimitSpec()
+    certificate: str | None = Field(None, description="JSON that `outlay certify` wrote; what it does not accept is not started")
     description: str = ""
 
     _plans_distinct = field_validator("plans")(_distinct)
@@ -198,6 +199,7 @@ class Rules(Frozen):
     rules: tuple[Rule, ...] = Field(min_length=1)
     until: float = Field(0.8, ge=0, le=1, description="an answer with this chance of being right ends a list of plans")
     limits: LimitSpec = LimitSpec()
+    certificate: str | None = Field(None, description="JSON that `outlay certify` wrote; what it does not accept is not started")
     description: str = ""
 
     @model_validator(mode="after")

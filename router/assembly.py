@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from adapters.backends import build_backend
@@ -15,6 +16,7 @@ from difficulty.curves import Curves, CurvesError
 from difficulty.errors import DifficultyError
 from difficulty.service import ProbeService
 from policies.facts import Market
+from router.certificate import held_to
 from router.config import Config
 from router.errors import ConfigError
 from router.options import ProbeOptions
@@ -25,7 +27,8 @@ from router.pipeline import Router
 def assemble(config: Config) -> Router:
     """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
     try:
-        return Router(parts(config))
+        built = parts(config)
+        return Router(replace(built, accepted=held_to(config.policies, built, config.probe)))
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error
 

@@ -25,6 +25,7 @@ from policies.facts import Decision, Facts, Market, NothingToRun
 from policies.forecast import stages, worst
 from policies.plans import Frozen
 from router.assembly import located, parts
+from router.certificate import held_to
 from router.config import Config, load
 from router.errors import ConfigError
 from router.pacing import objective_of
@@ -97,7 +98,9 @@ def check(path: Path, console: Console | None = None) -> int:
 def _market(config: Config, console: Console) -> Market:
     """Prices and curves. Without the keys that a backend needs, the prices written in the file have to do."""
     try:
-        return parts(config).market
+        built = parts(config)
+        held_to(config.policies, built, config.probe)
+        return built.market
     except MissingExtra as missing:
         console.print(f"note: {missing} (prices of the file alone are used below)", markup=False)
     sold = [*config.backends.items(), *config.verifiers.items()]

@@ -34,6 +34,11 @@ ConfigOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="auto, outlay/<policy>, or a backend's name.")]
 UrlOption = Annotated[str | None, typer.Option(help="Of a running gateway, such as http://127.0.0.1:8080.", show_default=False)]
+LogOption = Annotated[Path, typer.Option(help="What `outlay collect` wrote.", exists=True)]
+FreshOption = Annotated[
+    bool,
+    typer.Option("--fresh", help="No prompt of the log was fitted on; unset: only those are used that `outlay fit` kept for its report."),
+]
 PolicyOption = Annotated[str | None, typer.Option("--policy", "-p", help="Short for --model outlay/<policy>.", show_default=False)]
 
 
@@ -189,6 +194,27 @@ def fit(
     from router.learning import run_fit
 
     run_fit(_path(config), log, out, encoder, seed)
+
+
+@cli.command(epilog="Example:  outlay certify --log log.jsonl --policy balanced --against large --epsilon 0.02")
+def certify(
+    log: LogOption,
+    epsilon: Annotated[float, typer.Option(min=0, max=1, help="How far quality may lie below the reference.")] = 0.02,
+    delta: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Chance of being wrong about that.")] = 0.1,
+    policy: Annotated[str | None, typer.Option("--policy", "-p", help="Unset: the default one.", show_default=False)] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The reference; unset: `baseline`, else the dearest backend.", show_default=False)
+    ] = None,
+    mean_cost_usd: Annotated[float | None, typer.Option(min=0, help="Also prove this cap on the mean cost.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Unset: certificate.POLICY.json beside the probe.", show_default=False)] = None,
+    fresh: FreshOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Prove which settings of a policy lose at most epsilon against a backend, and write a certificate that the service holds to."""
+    from router.certify import Terms, run_certify
+
+    if not run_certify(_path(config), log, out, policy, Terms(epsilon, delta, against or "", mean_cost_usd), fresh):
+        raise typer.Exit(1)
 
 
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)

@@ -18,7 +18,7 @@ from router.assembly import market, parts
 from router.collect import Collector, collect, plans_of, read_log, read_prompts
 from router.config import Config, load
 from router.errors import ConfigError
-from router.fit import labels, learn_curves
+from router.fit import fitted_text, labels, learn_curves
 from router.parts import Parts
 
 
@@ -91,7 +91,11 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     save_probe(out, fitted.head, reader, data_digest=fitted.table.digest, seed=seed, figures=summary(fitted, report))
     built = parts(without_probe(config))
     plans: list[Plan] = [plan for policy in config.policies.values() for plan in policy.all_plans]
-    curves = learn_curves(rows, fitted, market(built.backends, built.verifiers, built.market.curves), plans, source=f"{len(rows)} prompts")
+    side = dict(zip(fitted.table.prompts, fitted.side, strict=True))
+    learned_on = [row for row in rows if side[fitted_text(row["prompt"])] != TEST]
+    curves = learn_curves(
+        learned_on, fitted, market(built.backends, built.verifiers, built.market.curves), plans, source=f"{len(learned_on)} prompts"
+    )
     curves.save(out / "curves.json")
     tested = int((fitted.side == TEST).sum())
     console.print(f"{len(rows)} prompts, {tested} of them kept for the report: {out / 'report.md'}")

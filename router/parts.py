@@ -13,6 +13,7 @@ from adapters.tallies import MemoryTallies, Tallies
 from adapters.types import Backend, Price, Verifier
 from difficulty.heuristic import HeuristicProbe
 from difficulty.probe import Estimate
+from policies.certify import Accepted
 from policies.facts import Market
 from policies.plans import Single
 from policies.policy import Policy, Rule, Rules, When
@@ -44,6 +45,8 @@ class Parts:
     cache_ttl_s: float = 3600.0
     tallies: Tallies = field(default_factory=MemoryTallies)
     """Where budgets over time are counted."""
+    accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    """By policy with a certificate: the multipliers that it accepts."""
     baseline: str | None = None
     """Backend that every request is compared with: what its one answer would have cost."""
     heuristic: HeuristicProbe = field(init=False)
