@@ -154,8 +154,10 @@ class Job:
             self.fallback = Single(backend=self.parts.when_unavailable)
 
     def paced(self, pace: Pace, shared: bool) -> None:
-        """Take the multiplier of the policy's budget over time; where the budget is gone, or counted by this process alone, be marked."""
-        self.pace = pace
+        """Take the multiplier of the policy's budget over time; where the budget is gone, or counted by this process alone, be marked.
+        A policy with a certificate moves among the accepted multipliers only."""
+        held = self.parts.accepted.get(self.policy_name)
+        self.pace = replace(pace, multiplier=held.held(pace.multiplier)) if held else pace
         self.run.limits = replace(self.run.limits, cost_usd=min(self.run.limits.cost_usd, pace.ceiling_usd))
         self.run.degraded |= {name for name, so in (("budget", pace.spent), ("pacing", not shared)) if so}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from adapters.cache import MemoryCache
 from adapters.scripted import scripted
 from adapters.tallies import MemoryTallies, Tallies
 from difficulty.belief import Belief
+from policies.certify import Accepted
 from policies.decide import decide
 from policies.policy import MOST
 from router.errors import BackendFailed, BudgetSpent, DeadlineExceeded, OverBudget
@@ -62,6 +64,15 @@ async def test_a_tight_budget_raises_the_multiplier_and_buys_less() -> None:
     assert float(headers(an_ask(verbose=True), few[-1])["x-outlay-cost-multiplier"]) > 1
     block = await poor.route(an_ask("one more question"))
     assert "a dollar counts" in str(shown(block).renderables[0])  # type: ignore[attr-defined]
+
+
+async def test_a_certified_budget_moves_among_the_accepted_multipliers_only() -> None:
+    """Where the budget asks for more than was proven, the highest accepted multiplier is taken, and the block says so."""
+    free, held = a_paced(0.002), a_paced(0.002)
+    held.parts = replace(held.parts, accepted={"balanced": Accepted((1.0, 1.5))})
+    wanted, taken = [[o.decision["budget"]["multiplier"] for o in await spent(router, 40)] for router in (free, held)]
+    assert max(wanted) > 1.5
+    assert set(taken) == {1.0, 1.5}
 
 
 async def test_a_decision_under_a_budget_can_be_made_again_from_its_block() -> None:
