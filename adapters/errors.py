@@ -9,6 +9,7 @@ AdapterError
 ├── VerifierError           a verifier did not score
 ├── CacheError              a cache did not answer
 ├── LedgerError             the ledger cannot be built, or does not answer where nothing may be spent without it
+├── SumsError              sums of feedback could not be read or kept
 └── MissingExtra            an optional package or file that this configuration needs is not installed
 """
 
@@ -60,6 +61,10 @@ class VerifierError(AdapterError):
     def __init__(self, verifier: str, message: str) -> None:
         super().__init__(f"verifier '{verifier}': {message}")
         self.verifier = verifier
+
+
+class SumsError(AdapterError):
+    """Sums of feedback could not be read or kept."""
 
 
 class CacheError(AdapterError):

@@ -142,6 +142,13 @@ class Belief:
         lines = {name: success.get(name, Success()).line(feature) for name, feature in features.items()}
         return cls(lines, source=source, tempering=tempering)
 
+    def shifted(self, shifts: Mapping[str, float]) -> Belief:
+        """The same with some backends' logits moved: what feedback has shown to be off (`difficulty/feedback.py`)."""
+        if not shifts:
+            return self
+        moved = {name: (centre + shifts.get(name, 0.0), slope) for name, (centre, slope) in self.lines.items()}
+        return replace(self, lines=moved).before.after(self.evidence)
+
     @cached_property
     def logits(self) -> Mapping[str, Array]:
         """By backend: logit of the chance at each node, shape [J]."""

@@ -35,22 +35,27 @@ class _Bettor:
 
 @dataclass
 class MeanTest:
-    """Alarm, for good, once the mean of residuals in [-1, 1] was shown to lie outside of +- tolerance, on either side."""
+    """Alarm, for good, once the mean of residuals in [-1, 1] was shown to lie outside of +- tolerance."""
 
     tolerance: float
     alpha: float = 0.01
+    sides: tuple[int, ...] = (1, -1)
+    """1: too high gives alarm; -1: too low."""
     seen: int = 0
     alarm: int = 0
-    """1: the residuals are too high, -1: too low, 0: nothing was shown."""
-    _sides: dict[int, _Bettor] = field(default_factory=lambda: {1: _Bettor(), -1: _Bettor()})
+    """The side on which it was shown; 0: nothing was."""
+    _bettors: dict[int, _Bettor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._bettors = {side: _Bettor() for side in self.sides}
 
     def see(self, residual: float) -> bool:
         """Whether this residual gave the alarm."""
         self.seen += 1
-        for sign, bettor in self._sides.items():
-            bettor.see(sign * residual - self.tolerance, 1 + self.tolerance)
-            if not self.alarm and bettor.log_wealth >= log(2 / self.alpha):
-                self.alarm = sign
+        for side, bettor in self._bettors.items():
+            bettor.see(side * residual - self.tolerance, 1 + self.tolerance)
+            if not self.alarm and bettor.log_wealth >= log(len(self.sides) / self.alpha):
+                self.alarm = side
                 return True
         return False
 

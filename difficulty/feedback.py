@@ -2,15 +2,19 @@
 
 What is kept is counts, so that replicas add theirs up, a label that is taken back is subtracted, and old ones fade. By Bayes' rule a prior
 that is off by a factor in the odds leaves every posterior off by the same factor, whatever evidence came between; so the shift on the
-logit that feedback on answers shows is the shift that the backend's line in the belief needs (`Belief.shifted`). It is a maximum a
-posteriori estimate, pulled to the shift of the other domains together, and that to none; and it is bounded. Pure: days come in as numbers.
+logit that feedback on answers shows is the shift that the backend's line in the belief needs (`Belief.shifted`). Pure: days come in as
+numbers.
+
+    shift of a domain ~ N(m, sd^2 / 2),    m ~ N(0, sd^2 / 2) for each backend
+
+so that a domain with few labels leans on the others, one domain alone moves the rest half as far as itself, and no label moves nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import floor
 
 import numpy as np
@@ -20,8 +24,8 @@ from difficulty.belief import Array, logit, sigmoid
 Counts = tuple[float, float, float]
 """Labels, how much of them said right, sum of the logits that were believed."""
 
-EVERYWHERE = ""
-"""The domain of requests that name none, and the sum of all."""
+UNNAMED = ""
+"""The domain of requests that name none."""
 AGES = 20
 """Epochs that are kept; at the oldest a label counts 1/32."""
 WIDTH = 1.0
@@ -37,7 +41,7 @@ class Cell:
     subject: str
     """`backend:<name>`, where the bin is of the believed logit, or `verifier:<name>`, where it is of the score's."""
     bin: int
-    domain: str = EVERYWHERE
+    domain: str = UNNAMED
 
     def __str__(self) -> str:
         return f"{self.epoch}|{self.subject}|{self.bin}|{self.domain}"
@@ -91,11 +95,10 @@ class Health:
 
 
 def counted(answer: Answer, domain: str, label: float, epoch: int) -> dict[Cell, Counts]:
-    """What one label adds. In a domain it counts there and for all."""
+    """What one label adds."""
     cells: dict[Cell, Counts] = {}
     if answer.logit is not None:
-        for place in {domain, EVERYWHERE}:
-            cells[Cell(epoch, f"backend:{answer.backend}", _bin(answer.logit), place)] = (1.0, label, answer.logit)
+        cells[Cell(epoch, f"backend:{answer.backend}", _bin(answer.logit), domain)] = (1.0, label, answer.logit)
     if answer.verifier is not None and answer.score is not None:
         score = float(logit(answer.score))
         cells[Cell(epoch, f"verifier:{answer.verifier}", _bin(score))] = (1.0, label, score)
@@ -111,16 +114,32 @@ def added(counts: Mapping[Cell, Counts], more: Mapping[Cell, Counts], times: flo
     return summed
 
 
-def shifts(counts: Mapping[Cell, Counts], now: int, fading: Fading) -> dict[str, dict[str, float]]:
-    """By domain, and by backend, what to add to the logit; under EVERYWHERE for domains without labels of their own."""
-    bins = _faded(counts, now, "backend:")
-    overall = {backend: _shift(_rows(cells), 0.0, fading) for (backend, domain), cells in bins.items() if domain == EVERYWHERE}
-    found: dict[str, dict[str, float]] = defaultdict(lambda: dict(overall), {EVERYWHERE: overall})
-    for (backend, domain), cells in bins.items():
-        if domain != EVERYWHERE:
-            others = {bin: row - cells.get(bin, 0.0) for bin, row in bins[backend, EVERYWHERE].items()}
-            found[domain][backend] = _shift(_rows(cells), _shift(_rows(others), 0.0, fading), fading)
-    return dict(found)
+@dataclass(frozen=True, slots=True)
+class Corrections:
+    """What to add to each backend's logit."""
+
+    domains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    elsewhere: Mapping[str, float] = field(default_factory=dict)
+    """In domains without labels."""
+
+    def of(self, domain: str) -> Mapping[str, float]:
+        """By backend."""
+        return self.domains.get(domain, self.elsewhere)
+
+
+def corrections(counts: Mapping[Cell, Counts], now: int, fading: Fading) -> Corrections:
+    """The shifts that the labels show."""
+    seen: dict[str, dict[str, _Seen]] = defaultdict(dict)
+    for (backend, domain), bins in _faded(counts, now, "backend:").items():
+        seen[backend][domain] = _seen(_rows(bins), fading)
+    elsewhere = {backend: _bounded(_mean(domains.values(), fading)[0], fading) for backend, domains in seen.items()}
+    found: dict[str, dict[str, float]] = defaultdict(lambda: dict(elsewhere))
+    for backend, domains in seen.items():
+        for domain, here in domains.items():
+            mean, variance = _mean((other for name, other in domains.items() if name != domain), fading)
+            pull = 1 / (variance + fading.prior_sd**2 / 2)
+            found[domain][backend] = _bounded((here.push + pull * mean) / (here.precision + pull), fading)
+    return Corrections(dict(found), elsewhere)
 
 
 def health(counts: Mapping[Cell, Counts], now: int) -> dict[str, Health]:
@@ -145,15 +164,39 @@ def _rows(bins: Mapping[int, Array]) -> list[Counts]:
     return [(float(n), float(right), float(total)) for n, right, total in bins.values() if n > 1e-6]
 
 
-def _shift(rows: Sequence[Counts], centre: float, fading: Fading) -> float:
-    """argmax of sum right * log p + (n - right) * log(1 - p) - (shift - centre)^2 / (2 sd^2), p = sigmoid(logit + shift), by Newton."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What labels alone say of a shift: about N(push / precision, 1 / precision)."""
+
+    push: float
+    precision: float
+
+
+def _seen(rows: Sequence[Counts], fading: Fading) -> _Seen:
+    """Of sum right * log p + (n - right) * log(1 - p), p = sigmoid(logit + shift), around where it is largest under the prior (Newton)."""
     n, right, total = np.array(rows).reshape(-1, 3).T
-    precision, shift = fading.prior_sd**-2, centre
+    prior, shift = fading.prior_sd**-2, 0.0
     for _ in range(20):
         p = sigmoid(total / n + shift)
-        slope = float((right - n * p).sum()) - precision * (shift - centre)
-        step = slope / (float((n * p * (1 - p)).sum()) + precision)
+        slope, precision = float((right - n * p).sum()), float((n * p * (1 - p)).sum())
+        step = (slope - prior * shift) / (precision + prior)
         shift += min(1.0, max(-1.0, step))
+        if abs(step) < 1e-6:
+            break
+    return _Seen(prior * shift + precision * shift, precision)
+
+
+def _mean(domains: Iterable[_Seen], fading: Fading) -> tuple[float, float]:
+    """Mean and variance of m, which the shifts of all domains scatter around."""
+    half = fading.prior_sd**2 / 2
+    push, precision = 0.0, 1 / half
+    for seen in domains:
+        push += seen.push / (1 + half * seen.precision)
+        precision += seen.precision / (1 + half * seen.precision)
+    return push / precision, 1 / precision
+
+
+def _bounded(shift: float, fading: Fading) -> float:
     return min(fading.max_shift, max(-fading.max_shift, shift))
 
 

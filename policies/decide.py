@@ -42,5 +42,5 @@ def _forced(facts: Facts, plan: Plan) -> Decision:
         return Decision(None, "stop", "the plan was run")
     if reason := unfit(plan, facts):
         raise NothingToRun(f"{plan.key}: {reason}")
-    why = "the request names the plan" if facts.forced_by == "forced" else "there is no estimate; the configuration says what to run then"
+    why = "the request names the plan" if facts.forced_by == "forced" else "no estimate can be trusted; the configuration says what then"
     return Decision(plan, facts.forced_by, why)

@@ -26,7 +26,12 @@ from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
 
 T = TypeVar("T")
 
-PATHS = ("/v1/chat/completions", "/v1/models", "/v1/route", "/v1/decisions/{id}", "/health", "/ready")
+PATHS = ("/v1/chat/completions", "/v1/models", "/v1/route", "/v1/decisions/{id}", "/v1/feedback", "/health", "/ready")
+
+BODIES: Mapping[str, Any] = {
+    "/v1/feedback": {"requestBody": {"required": True, "content": {"application/json": {"schema": wire.FEEDBACK_SCHEMA}}}},
+}
+"""By path: the body that a client sends, for the OpenAPI document; handlers read it themselves."""
 
 
 def create_app(pipeline: Pipeline, server: ServerOptions | None = None) -> FastAPI:
@@ -41,7 +46,7 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None) -> FastA
     app.router.route_class = Guarded
     service = Service(pipeline, server or ServerOptions())
     for method, path, handler in service.routes():
-        app.add_api_route(path, handler, methods=[method], response_model=None)
+        app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=BODIES.get(path))
     app.add_exception_handler(HTTPException, _no_such_path)
     return app
 
@@ -81,6 +86,7 @@ class Service:
             ("GET", "/v1/models/{name:path}", self.model),
             ("POST", "/v1/route", self.route),
             ("GET", "/v1/decisions/{id}", self.decision),
+            ("POST", "/v1/feedback", self.feedback),
             ("GET", "/health", self.health),
             ("GET", "/ready", self.ready),
         ]
@@ -117,6 +123,11 @@ class Service:
             raise UnknownDecision(f"no decision '{id[:80]}' is remembered; ids come in the header x-outlay-decision-id", param="id")
         return json_response(found)
 
+    async def feedback(self, request: Request) -> Response:
+        """Somebody who knows says how right an answer is."""
+        given = wire.parse_feedback(await self._json_body(request))
+        return json_response(render.feedback(given, await self._pipeline.feedback(given)))
+
     async def health(self) -> Response:
         """Whether the process lives."""
         return json_response({"status": "ok"})
@@ -132,10 +143,13 @@ class Service:
     # --- parts of the way ---------------------------------------------------------------------------------------------
 
     async def _incoming(self, request: Request) -> wire.Incoming:
+        return wire.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
+
+    async def _json_body(self, request: Request) -> bytes:
         if "json" not in request.headers.get("content-type", ""):
             # Also what keeps a web page from spending money here: a browser asks before it sends JSON to another site.
             raise InvalidRequest("the body must be JSON; send the header content-type: application/json", code="invalid_content_type")
-        return wire.parse(await self._body(request), request.headers, max_messages=self._server.max_messages)
+        return await self._body(request)
 
     async def _body(self, request: Request) -> bytes:
         """The body, as long as it is within the limit; read no further than that."""

@@ -39,7 +39,7 @@ async def opened(config: Path) -> AsyncIterator[Router]:
     """The router of a configuration, released afterwards. Loaded first, so that no deadline runs while models are read from disk."""
     router = assemble(load(config))
     try:
-        await router.parts.load()
+        await router.load()
         yield router
     finally:
         await router.aclose()

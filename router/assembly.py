@@ -9,6 +9,8 @@ from pathlib import Path
 from adapters.backends import build_backend
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
+from adapters.event_log import EventWriter, FileSink, RedisSink, Sink
+from adapters.sums import build_sums, is_redis
 from adapters.tallies import build_tallies
 from adapters.types import Backend, Price, Verifier
 from adapters.verifiers import build_verifier
@@ -19,16 +21,20 @@ from policies.facts import Market
 from router.certificate import held_to
 from router.config import Config
 from router.errors import ConfigError
-from router.options import ProbeOptions
+from router.lessons import Lessons
+from router.online import Online
+from router.options import LogOptions, ProbeOptions
 from router.parts import Parts
 from router.pipeline import Router
+from router.shadow import Shadow
+from router.watch import Watch
 
 
 def assemble(config: Config) -> Router:
     """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
     try:
         built = parts(config)
-        return Router(replace(built, accepted=held_to(config.policies, built, config.probe)))
+        return Router(replace(built, accepted=held_to(config.policies, built, config.probe)), online=online(config, built))
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error
 
@@ -51,6 +57,26 @@ def parts(config: Config) -> Parts:
         tallies=build_tallies(config.budgets.url),
         baseline=config.baseline,
     )
+
+
+def online(config: Config, built: Parts) -> Online:
+    """What goes on beside the requests."""
+    feedback, shadow, log = config.feedback, config.shadow, config.log
+    shared = build_cache(feedback.state, prefix="outlay:answers:") if is_redis(feedback.state) else None
+    return Online(
+        writers(log) if log else (),
+        Lessons(feedback, build_sums(feedback.state), shared),
+        Watch(config.drift),
+        (lambda tell: Shadow(shadow, built, tell)) if shadow else None,
+        prompts=log is not None and log.prompts,
+    )
+
+
+def writers(log: LogOptions) -> list[EventWriter]:
+    """One for each place that the events go to."""
+    sinks: list[Sink] = [FileSink(Path(log.path), max_bytes=int(log.max_mb * 1e6), keep=log.keep)] if log.path else []
+    sinks += [RedisSink(log.redis, stream=log.stream, max_events=log.max_events)] if log.redis else []
+    return [EventWriter(sink, size=log.queue) for sink in sinks]
 
 
 def market(backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier], curves: Curves) -> Market:

@@ -16,7 +16,16 @@ from adapters.verifiers import VerifierOptions
 from policies.plans import Frozen, Plan, TreeSearch
 from policies.policy import Optimiser, Policy, needs
 from router.errors import ConfigError, have_instead
-from router.options import BudgetOptions, CacheOptions, ProbeOptions, ServerOptions
+from router.options import (
+    BudgetOptions,
+    CacheOptions,
+    DriftOptions,
+    FeedbackOptions,
+    LogOptions,
+    ProbeOptions,
+    ServerOptions,
+    ShadowOptions,
+)
 from router.yaml_errors import explain, read_yaml
 
 PREFIX = "outlay/"
@@ -38,6 +47,10 @@ class Config(Frozen):
     cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
     budgets: BudgetOptions = BudgetOptions()
     server: ServerOptions = ServerOptions()
+    log: LogOptions | None = Field(None, description="unset: the last decisions are kept in memory only")
+    feedback: FeedbackOptions = FeedbackOptions()
+    drift: DriftOptions | None = Field(None, description="unset: nothing is tested")
+    shadow: ShadowOptions | None = Field(None, description="unset: no second opinions")
 
     @property
     def default_policy(self) -> str:
@@ -72,6 +85,8 @@ def check_references(config: Config) -> Iterator[str]:
     yield from _missing("default", "policy", config.default, config.policies)
     yield from _missing("baseline", "backend", config.baseline, config.backends)
     yield from _missing("probe.when_unavailable", "backend", config.probe.when_unavailable, config.backends)
+    yield from _missing("drift.then", "backend", config.drift.then if config.drift else None, config.backends)
+    yield from _missing("shadow.backend", "backend", config.shadow.backend if config.shadow else None, config.backends)
     for name, options in config.verifiers.items():
         yield from _missing(f"verifiers.{name}.backend", "backend", getattr(options, "backend", None), config.backends)
     for name, policy in config.policies.items():

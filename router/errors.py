@@ -108,6 +108,13 @@ class Overloaded(RouterError):
     code = "overloaded"
 
 
+class FeedbackUnavailable(RouterError):
+    """The memory of past decisions, shared with other replicas, does not answer."""
+
+    status = 503
+    code = "feedback_unavailable"
+
+
 class BackendFailed(RouterError):
     """Every backend that the policy allows failed. 503: worth another try; 504: too slow; 502: answered, but with no answer."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -62,6 +62,8 @@ class Job:
     bypass: bool = False
     """The request names a backend: no estimate, no choice."""
     clock: Callable[[], float] = time.monotonic
+    corrections: Mapping[str, float] = field(default_factory=dict)
+    """By backend: what feedback says to add to its logit."""
     estimate: Estimate | None = None
     belief: Belief = field(default_factory=lambda: Belief({}))
     decisions: list[tuple[Facts, Belief, Decision]] = field(default_factory=list)
@@ -140,11 +142,16 @@ class Job:
         success = {name: known.get(name, Success()) for name in estimate.features}
         tempering = self.parts.market.curves.tempering
         by_rule = {} if self.parts.backends.keys() <= estimate.features.keys() else self.rule_of_thumb.features
-        self.belief = Belief.prior({**by_rule, **estimate.features}, success, estimate.source, tempering)
+        self.belief = Belief.prior({**by_rule, **estimate.features}, success, estimate.source, tempering).shifted(self.corrections)
         if estimate.tokens_read:
             cost = self.parts.probe_price.cost_usd(estimate.tokens_read, 0)
             now = self.run.elapsed_s
             self.run.calls.append(CallRecord("estimate", "probe", 1, estimate.tokens_read, 0, cost, 0.0, now, "ok"))
+
+    def distrust(self, backend: str) -> None:
+        """What is believed was shown to be off: the backend that the configuration names for this case answers."""
+        self.run.degraded.add("drift")
+        self.fallback = Single(backend=backend)
 
     def believe_without_probe(self) -> None:
         """The probe is down: rules of thumb, and the backend that the configuration names for this case."""
@@ -274,6 +281,10 @@ class Job:
         chance_before = max(self.belief.chances[:before], default=0.0)
         if self.best is None or (not chosen.fault, action.chance) >= (not self.best.fault, chance_before):
             self.best = chosen
+
+    def chance_of(self, answer: Candidate, channel: Channel) -> float:
+        """Chance that an answer of the pool is right, by all that was seen."""
+        return float(self.belief.weights @ self.belief.right_by_node(self._evidence(answer, channel)))
 
     def _channel(self, plan: Plan, first: bool) -> Channel:
         """How an answer of this plan was drawn: the first attempt of a chain is a plain sample."""

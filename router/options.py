@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from adapters.event_log import STREAM
 from adapters.options import PriceOption
 from adapters.types import Price
 from difficulty.service import ProbeServiceOptions
@@ -56,3 +57,59 @@ class CacheOptions(Frozen):
 
     url: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
     ttl_s: float = Field(3600, gt=0)
+
+
+class LogOptions(Frozen):
+    """Where decisions go as events, beside the last ones in memory: a file, a Redis stream, or both. See docs/online.md."""
+
+    path: str | None = Field(None, description="JSON lines are appended here; rotated files stay beside it")
+    max_mb: float = Field(100, gt=0, description="size at which the file is rotated; it is at midnight (UTC) too")
+    keep: int = Field(30, ge=1, description="rotated files kept")
+    redis: str | None = Field(None, pattern=r"^(rediss?|unix)://", description="a Redis whose stream takes the events")
+    stream: str = Field(STREAM, min_length=1)
+    max_events: int = Field(100_000, ge=1, description="about so many are kept in the stream")
+    queue: int = Field(10_000, ge=1, description="events waiting while file or Redis fails; past it they are dropped and counted")
+    prompts: bool = Field(False, description="keep the text of prompts too, without e-mail addresses, keys and long numbers")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> LogOptions:
+        if self.path is None and self.redis is None:
+            raise ValueError("give a path, a redis URL, or both")
+        return self
+
+
+class FeedbackOptions(Frozen):
+    """What `POST /v1/feedback` does beside being logged."""
+
+    state: str = Field(
+        "memory://", description="where sums of labels are kept: memory://, a JSON file, or redis://host:6379/0 for replicas"
+    )
+    ttl_days: float = Field(7, gt=0, description="how long an answer can be judged; in memory, while the process lives")
+    correct: bool = Field(False, description="shift what is believed of a backend in a domain by what the labels show")
+    domain_tag: str = Field("domain", min_length=1, description="the tag of a request that names its domain")
+    half_life_days: float = Field(30, gt=0, description="after so long a label counts half")
+    prior_sd: float = Field(0.5, gt=0, description="how far off, in logits, to expect a backend to be before any label")
+    max_shift: float = Field(2.0, ge=0, description="no shift of a logit is larger")
+    refresh_s: float = Field(5, gt=0, description="between looks at the shared sums")
+
+
+class DriftOptions(Frozen):
+    """Sequential tests on what comes in and what comes out."""
+
+    tolerance: float = Field(
+        0.1, ge=0, lt=1, description="how far chances may be off, and the mean rank of prompts may move, without alarm"
+    )
+    alpha: float = Field(0.01, gt=0, lt=1, description="chance that a test ever gives alarm without cause")
+    reference: int = Field(1000, ge=100, description="first requests with which later ones are compared")
+    then: str | None = Field(
+        None, description="backend that answers everything once chances or quality gave alarm; unset: alarms only tell"
+    )
+
+
+class ShadowOptions(Frozen):
+    """A second opinion on some requests, after their answer has gone out."""
+
+    backend: str
+    share: float = Field(0.01, gt=0, le=1, description="of the answered requests")
+    max_usd_per_hour: float = Field(1.0, gt=0, description="what the calls and their scores may cost at worst")
+    timeout_s: float = Field(60, gt=0)

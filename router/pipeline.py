@@ -28,7 +28,10 @@ from policies.plans import Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache
 from router.errors import BudgetSpent, DeadlineExceeded, InvalidRequest, OverBudget, RouterError, UnknownModel, from_backend, have_instead
+from router.events import Ending
 from router.job import Action, Job
+from router.lessons import Given, Judged
+from router.online import Online
 from router.pacing import Pacer
 from router.parts import Parts, single_answer_policy
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
@@ -46,6 +49,7 @@ class Router:
         self,
         parts: Parts,
         log: DecisionLog | None = None,
+        online: Online | None = None,
         *,
         strategies: Mapping[str, Strategy] = STRATEGIES,
         clock: Callable[[], float] = time.monotonic,
@@ -53,25 +57,28 @@ class Router:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
         self.pacer = Pacer(parts.tallies)
-        self.log = log or DecisionLog()
+        self.log, self.online = log or DecisionLog(), online or Online()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
         job = self._open(ask)
         key = self.cache.key(job)
         if (hit := await self.cache.get(key, job)) is not None:
-            self.log.add(ask.id, hit.decision)
+            self._record(job, hit.decision, "cached")
+            await self.online.answered(job, hit)
             return hit
+        ending: Ending = "failed"
         try:
             await self._pace(job)
             await self._estimate(job)
             await self._work(job, sink)
+            ending = "answered"
         finally:
             await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
-            decision = block(job)
-            self.log.add(ask.id, decision)
+            decision = self._record(job, block(job), ending)
         outcome = render(job, decision)
         await self.cache.put(key, job, outcome)
+        await self.online.answered(job, outcome)
         return outcome
 
     async def route(self, ask: Ask) -> Mapping[str, Any]:
@@ -80,9 +87,7 @@ class Router:
         await self._pace(job)
         await self._estimate(job)
         self._decide(job)
-        decision = block(job)
-        self.log.add(ask.id, decision)
-        return decision
+        return self._record(job, block(job), "preview")
 
     # --- the stations -------------------------------------------------------------------------------------------------
 
@@ -115,6 +120,12 @@ class Router:
         """What the probe believes; where it fails, the heuristic's belief and the configured fallback plan."""
         if job.bypass:
             return
+        job.corrections = self.online.corrections(job.ask)
+        await self._probe(job)
+        if (instead := self.online.watch.then) is not None:
+            job.distrust(instead)
+
+    async def _probe(self, job: Job) -> None:
         if self.parts.probe is None:
             job.believe(job.rule_of_thumb)
             return
@@ -180,6 +191,12 @@ class Router:
         except NothingToRun:
             return True
 
+    def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
+        """Remember a decision for who asks for it, and log it."""
+        self.log.add(job.ask.id, decision)
+        self.online.decided(job.ask, decision, ending)
+        return decision
+
     # --- everything else ----------------------------------------------------------------------------------------------
 
     async def decision(self, id: str) -> Mapping[str, Any] | None:
@@ -194,10 +211,20 @@ class Router:
 
     async def ready(self) -> Mapping[str, str]:
         """Each component with `ok`, or with what is wrong."""
-        return await self.parts.ready()
+        return {**await self.parts.ready(), **self.online.states()}
+
+    async def feedback(self, given: Given) -> Judged:
+        """Count what somebody says of an answer that went out."""
+        return await self.online.feedback(given)
+
+    async def load(self) -> None:
+        """Load what is loaded at start-up rather than at the first request."""
+        await self.parts.load()
+        await self.online.load()
 
     async def aclose(self) -> None:
-        """Release backends, verifiers, probe and cache."""
+        """End what goes on beside requests; release backends, verifiers, probe and cache."""
+        await self.online.aclose()
         await self.parts.aclose()
 
 

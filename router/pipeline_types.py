@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from adapters.types import ChatRequest, Delta
 from policies.plans import Plan
 from router.candidates import Candidate
+from router.lessons import Given, Judged
 
 Sink = Callable[[Delta], Awaitable[None]]
 """Where a live answer's deltas go. Only an answer that will be the outcome may go there: what a client has read cannot be taken back."""
@@ -114,11 +115,14 @@ class Pipeline(Protocol):
     async def decision(self, id: str) -> Mapping[str, Any] | None:
         """A past decision by its id, while it is remembered."""
 
+    async def feedback(self, given: Given) -> Judged:
+        """Count what somebody says of an answer that went out."""
+
     def models(self) -> Sequence[ModelCard]:
         """Every name that `Ask.model` may hold."""
 
     async def ready(self) -> Mapping[str, str]:
-        """Each component (`backend:<name>`, `verifier:<name>`, `probe`, `cache`) with `ok`, or with what is wrong."""
+        """Each component (`backend:<name>`, `verifier:<name>`, `probe`, `log:<sink>`, `drift:<test>`) with `ok`, or with what is wrong."""
 
     async def aclose(self) -> None:
         """Release backends, verifiers, probe and cache."""

@@ -80,6 +80,7 @@ def block(job: Job) -> dict[str, Any]:
         "cause": first.cause if first else None,
         "plan": job.best.plan if job.best else first.plan.key if first and first.plan else None,
         "estimate": _estimate(job),
+        "corrections": {name: round(shift, 4) for name, shift in job.corrections.items()},
         "decisions": [_decision(*row) for row in job.decisions],
         "actions": [_action(action) for action in job.actions],
         "calls": [asdict(call) for call in job.run.calls],

@@ -14,6 +14,7 @@ from typing import Any
 from adapters.types import Choice, Delta
 from router.candidates import Candidate
 from router.errors import RouterError
+from router.lessons import Given, Judged
 from router.pipeline_types import Ask, ModelCard, Outcome
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -231,6 +232,12 @@ def model_card(card: ModelCard, created: int) -> dict[str, Any]:
     """One entry of the list of models."""
     about = {"kind": card.kind, "description": card.description}
     return {"id": card.id, "object": "model", "created": created, "owned_by": "outlay", "outlay": about}
+
+
+def feedback(given: Given, judged: Judged) -> dict[str, Any]:
+    """What came of a label."""
+    said = {"decision_id": given.id, "candidate": given.candidate, "label": given.label}
+    return {"object": "feedback", **said, "status": judged.status}
 
 
 def error_body(error: RouterError) -> dict[str, Any]:

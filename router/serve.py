@@ -26,7 +26,7 @@ async def _serve(config: Config, listening: socket.socket, say: Callable[[str], 
     router = assemble(config)
     say("loading models ...")
     try:
-        await router.parts.load()
+        await router.load()
         server = uvicorn.Server(uvicorn.Config(create_app(router, config.server), log_config=None, access_log=False, lifespan="on"))
         say(greeting(config, *listening.getsockname()[:2]))
         await server.serve(sockets=[listening])

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from adapters.types import ChatRequest, Message
 from router.errors import InvalidRequest, have_instead
 from router.extras import parse_extras
+from router.lessons import Given
 from router.pipeline_types import Ask
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -28,6 +29,21 @@ HANDLED = frozenset(
     | {"stream", "stream_options", "outlay", "cache"}
 )
 """Fields of the body that become typed; every other one travels in `ChatRequest.extra`."""
+
+
+FEEDBACK_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "decision_id": {"type": "string", "minLength": 1, "description": "from x-outlay-decision-id; the id of the completion does too"},
+        "label": {"type": "integer", "enum": [0, 1], "description": "1: the answer is right"},
+        "score": {"type": "number", "minimum": 0, "maximum": 1, "description": "instead of a label, how right it is"},
+        "candidate": {"type": "integer", "minimum": 0, "maximum": MAX_N - 1, "description": "index of the choice that is judged"},
+    },
+    "required": ["decision_id"],
+    "oneOf": [{"required": ["label"]}, {"required": ["score"]}],
+    "additionalProperties": False,
+}
+"""The body of `POST /v1/feedback`, as the OpenAPI document shows it. Comments are not taken: nothing here would read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,22 @@ def parse(raw: bytes, headers: Mapping[str, str], *, max_messages: int = 2048) -
         extra={key: value for key, value in body.items() if key not in HANDLED},
     )
     return Incoming(Ask(request, _model(body), **parse_extras(body, headers)), stream, include_usage)
+
+
+def parse_feedback(raw: bytes) -> Given:
+    """What a client says of an answer. Raises InvalidRequest."""
+    body, known = parse_json(raw), FEEDBACK_SCHEMA["properties"]
+    for name in body.keys() - known.keys():
+        raise InvalidRequest(f"no field '{name[:40]}'; {have_instead(name, known)}", param=name[:40])
+    id = body.get("decision_id")
+    if not isinstance(id, str) or not id:
+        _refuse("decision_id", "the id of a decision, as in the header x-outlay-decision-id", id)
+    if ("label" in body) == ("score" in body):
+        raise InvalidRequest("give a label (0 or 1) or a score (0 to 1), one of them", param="label")
+    label = _number(body, "score", 0, 1) if "score" in body else _integer(body, "label", 0, 1)
+    if label is None:
+        _refuse("label", "0 or 1, or score a number from 0 to 1", None)
+    return Given(id.replace("chatcmpl-", "dec_", 1), float(label), _integer(body, "candidate", 0, MAX_N - 1) or 0)
 
 
 def parse_json(raw: bytes) -> dict[str, Any]:

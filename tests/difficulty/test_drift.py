@@ -53,6 +53,13 @@ def test_an_alarm_stays_and_is_given_once() -> None:
     assert (given, test.alarm, test.seen) == (1, -1, 600)
 
 
+def test_a_test_of_one_side_is_deaf_on_the_other() -> None:
+    """Better than allowed is no alarm, however much."""
+    test = MeanTest(0.05, sides=(-1,))
+    assert not any(test.see(1.0) for _ in range(500))
+    assert any(test.see(-1.0) for _ in range(500))
+
+
 def test_prompts_that_became_harder_or_longer_are_noticed_by_their_ranks() -> None:
     """In any unit; a value that is always the same is no drift."""
     rng = np.random.default_rng(4)

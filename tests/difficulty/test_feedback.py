@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from difficulty.belief import logit, sigmoid
-from difficulty.feedback import EVERYWHERE, Answer, Cell, Counts, Fading, added, counted, health, shifts
+from difficulty.feedback import Answer, Cell, Corrections, Counts, Fading, added, corrections, counted, health
 
 FADING = Fading()
 rng = np.random.default_rng(0)
@@ -25,15 +25,23 @@ def labelled(n: int, off: float, domain: str = "maths", epoch: int = 0, backend:
 
 @pytest.mark.parametrize("off", [-1.5, -0.4, 0.0, 0.8])
 def test_a_true_shift_is_found(off: float) -> None:
-    """From 2,000 labels to within .2, in the domain and for all."""
-    found = shifts(labelled(2000, off), 0, FADING)
-    assert found["maths"]["small"] == pytest.approx(off, abs=0.2)
-    assert found[EVERYWHERE]["small"] == pytest.approx(off, abs=0.2)
+    """From 2,000 labels to within .2."""
+    assert corrections(labelled(2000, off), 0, FADING).of("maths")["small"] == pytest.approx(off, abs=0.2)
+
+
+def test_one_domain_alone_moves_the_others_half_as_far() -> None:
+    """Whether it is the backend or the domain, nobody knows yet; from many domains it is known to be the backend."""
+    one = corrections(labelled(2000, -1.0), 0, FADING)
+    assert one.of("code")["small"] == pytest.approx(one.of("maths")["small"] / 2, rel=0.05)
+    counts: dict[Cell, Counts] = {}
+    for domain in "abcdefgh":
+        counts = added(counts, labelled(500, -1.0, domain))
+    assert corrections(counts, 0, FADING).of("code")["small"] < -0.75
 
 
 def test_corrected_chances_are_better_than_uncorrected_ones() -> None:
     """Squared error on labels never seen, where the belief was off by one logit."""
-    shift = shifts(labelled(300, -1.0), 0, FADING)["maths"]["small"]
+    shift = corrections(labelled(300, -1.0), 0, FADING).of("maths")["small"]
     believed = rng.normal(0.5, 1.0, 4000)
     right = rng.random(4000) < sigmoid(believed - 1.0)
     assert np.mean((sigmoid(believed + shift) - right) ** 2) < np.mean((sigmoid(believed) - right) ** 2) - 0.02
@@ -42,24 +50,24 @@ def test_corrected_chances_are_better_than_uncorrected_ones() -> None:
 def test_a_few_labels_move_little_and_no_number_moves_beyond_the_bound() -> None:
     """One angry label is no news; a thousand wrong ones end at the bound."""
     wrong = counted(Answer("small", 2.0), "maths", 0.0, 0)
-    assert -0.25 < shifts(wrong, 0, FADING)["maths"]["small"] < 0
-    assert shifts(added({}, wrong, 1000), 0, FADING)["maths"]["small"] == -FADING.max_shift
+    assert -0.25 < corrections(wrong, 0, FADING).of("maths")["small"] < 0
+    assert corrections(added({}, wrong, 1000), 0, FADING).of("maths")["small"] == -FADING.max_shift
 
 
 def test_a_domain_leans_on_the_others_until_it_has_labels_of_its_own() -> None:
     """A domain with one label takes nearly the shift of all; one with many takes its own."""
     counts = added(labelled(1000, -1.0, "law"), labelled(1000, 0.5, "code"))
     counts = added(counts, counted(Answer("small", 0.0), "new", 1.0, 0))
-    found = shifts(counts, 0, FADING)
-    assert found["law"]["small"] < found["new"]["small"] < found["code"]["small"]
-    assert found["new"]["small"] == pytest.approx(found[EVERYWHERE]["small"], abs=0.2)
+    found = {domain: corrections(counts, 0, FADING).of(domain)["small"] for domain in ("law", "new", "code", "never seen")}
+    assert found["law"] < found["new"] < found["code"]
+    assert found["new"] == pytest.approx(found["never seen"], abs=0.2)
 
 
 def test_old_labels_fade() -> None:
     """What was so long ago is outweighed by as many newer labels, and forgotten after five half-lives."""
     old, new = labelled(500, -1.0, epoch=0), labelled(500, 1.0, epoch=12)
-    assert shifts(added(old, new), 12, FADING)["maths"]["small"] > 0.4
-    assert shifts(old, 20, FADING) == {EVERYWHERE: {}}
+    assert corrections(added(old, new), 12, FADING).of("maths")["small"] > 0.4
+    assert corrections(old, 20, FADING) == Corrections()
     assert Fading(half_life_days=8).epoch(17) == 8
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from adapters.types import Choice, Delta
 from router.candidates import Candidate
+from router.errors import UnknownDecision
+from router.lessons import Given, Judged, Sent
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 
 
@@ -56,6 +58,7 @@ class ScriptedPipeline:
     """Nothing happens after the deltas before this is set."""
     components: Mapping[str, str] = field(default_factory=lambda: {"backend:small": "ok"})
     asks: list[Ask] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
@@ -83,6 +86,12 @@ class ScriptedPipeline:
 
     async def decision(self, id: str) -> Mapping[str, Any] | None:
         return {"decision_id": id, "cause": "utility"} if id == "dec_known" else None
+
+    async def feedback(self, given: Given) -> Judged:
+        if given.id != "dec_known":
+            raise UnknownDecision("no such decision", param="decision_id")
+        self.given.append(given)
+        return Judged(Sent("small", 0.5), "recorded")
 
     def models(self) -> Sequence[ModelCard]:
         return [

@@ -16,6 +16,7 @@ from adapters.errors import BackendMalformed, BackendRefused, BackendTimeout, Ba
 from adapters.types import Delta
 from router.app import create_app
 from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
+from router.lessons import Given
 from router.options import ServerOptions
 from router.render import WORKING
 from tests.router.doubles import ScriptedPipeline, candidate
@@ -109,6 +110,63 @@ async def test_header_twins_reach_the_pipeline() -> None:
     async with client(pipeline) as http:
         await http.post(CHAT, json=BODY, headers={"X-Outlay-Max-Cost-USD": "0.25"})
     assert pipeline.asks[0].max_cost_usd == 0.25
+
+
+# --- feedback -----------------------------------------------------------------------------------------------------------
+
+
+async def give(pipeline: ScriptedPipeline | None = None, **body: Any) -> httpx.Response:
+    async with client(pipeline or ScriptedPipeline()) as http:
+        return await http.post("/v1/feedback", json=body)
+
+
+@pytest.mark.parametrize(
+    ("said", "label", "candidate"),
+    [({"label": 1}, 1.0, 0), ({"label": 0, "candidate": 2}, 0.0, 2), ({"score": 0.25}, 0.25, 0), ({"label": 1, "candidate": None}, 1.0, 0)],
+)
+async def test_feedback_is_taken_by_either_id(said: dict[str, Any], label: float, candidate: int) -> None:
+    """A label or a score, for one of the choices; the completion's id does as well as the decision's."""
+    for id in ("dec_known", "chatcmpl-known"):
+        pipeline = ScriptedPipeline()
+        response = await give(pipeline, decision_id=id, **said)
+        assert pipeline.given == [Given("dec_known", label, candidate)]
+        right = {"object": "feedback", "decision_id": "dec_known", "candidate": candidate, "label": label, "status": "recorded"}
+        assert (response.status_code, response.json()) == (200, right)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"label": 1}, "decision_id", "x-outlay-decision-id"),
+        ({"decision_id": 7, "label": 1}, "decision_id", "found 7"),
+        ({"decision_id": "dec_known"}, "label", "one of them"),
+        ({"decision_id": "dec_known", "label": 1, "score": 0.5}, "label", "one of them"),
+        ({"decision_id": "dec_known", "label": 2}, "label", "0 to 1"),
+        ({"decision_id": "dec_known", "label": None}, "label", "0 or 1"),
+        ({"decision_id": "dec_known", "score": 1.5}, "score", "0 to 1"),
+        ({"decision_id": "dec_known", "label": 1, "candidate": -1}, "candidate", "0 to 127"),
+        ({"decision_id": "dec_known", "label": 1, "comment": "nice"}, "comment", "have 'candidate'"),
+    ],
+)
+async def test_feedback_that_says_nothing_clear_is_refused(body: dict[str, Any], param: str, says: str) -> None:
+    """In OpenAI's shape, with the field and what would be right."""
+    response = await give(**body)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert says in error["message"]
+
+
+async def test_feedback_on_what_is_not_known_is_not_found() -> None:
+    """404, as for the decision itself."""
+    response = await give(decision_id="dec_none", label=1)
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "decision_not_found")
+
+
+async def test_the_openapi_document_says_what_feedback_takes() -> None:
+    """Its body, field by field."""
+    document = (await get("/openapi.json")).json()
+    body = document["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["properties"].keys() == {"decision_id", "label", "score", "candidate"}
 
 
 # --- streams ------------------------------------------------------------------------------------------------------------

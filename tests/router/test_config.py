@@ -147,6 +147,12 @@ def test_loading_imports_nothing_heavy() -> None:
         (minimal(server={"port": 99999}), "server.port", "found 99999"),
         (minimal(cache={"url": "file:///tmp"}), "cache.url", "found 'file:///tmp'"),
         (minimal(cache={"ttl_s": 0}), "cache.ttl_s", "greater than 0"),
+        (minimal(log={}), "log", "give a path, a redis URL, or both"),
+        (minimal(log={"redis": "http://x"}), "log.redis", "found 'http://x'"),
+        (minimal(log={"path": "x", "prompt": True}), "log.prompt", "did you mean 'prompts'?"),
+        (minimal(feedback={"max_shift": -1}), "feedback.max_shift", "found -1"),
+        (minimal(shadow={"backend": "large", "share": 2}), "shadow.share", "found 2"),
+        (minimal(drift={"alpha": 0}), "drift.alpha", "found 0"),
         (minimal(policies={}), "policies", "at least 1"),
         ({"policies": minimal()["policies"]}, "backends", "is missing"),
         (minimal(backends={"small": {"kind": "scripted", "dely_s": 1}}), "backends.small.dely_s", "did you mean 'delay_s'?"),
@@ -177,6 +183,8 @@ def test_a_mistake_is_shown_at_its_place(write: Any, content: Any, place: str, h
         ({"default": "balancd"}, "default: no policy 'balancd'; have 'balanced'; did you mean 'balanced'?"),
         ({"baseline": "huge"}, "baseline: no backend 'huge'; have 'large', 'small'"),
         ({"probe": {"when_unavailable": "huge"}}, "probe.when_unavailable: no backend 'huge'; have 'large', 'small'"),
+        ({"shadow": {"backend": "huge"}}, "shadow.backend: no backend 'huge'; have 'large', 'small'"),
+        ({"drift": {"then": "huge"}}, "drift.then: no backend 'huge'; have 'large', 'small'"),
         ({"verifiers": {"j": {"kind": "judge", "backend": "huge"}}}, "verifiers.j.backend: no backend 'huge'; have 'large', 'small'"),
         ({"verifiers": {"small": {"kind": "votes"}}}, "verifiers.small: a backend has this name too; choose another"),
         (
@@ -249,4 +257,5 @@ def test_a_key_of_the_wrong_type_is_not_shown(write: Any) -> None:
 
 def test_config_is_one_type() -> None:
     """The whole file is described by one JSON schema, for editors."""
-    assert {"backends", "policies", "verifiers", "probe", "cache", "server"} <= set(Config.model_json_schema()["properties"])
+    sections = {"backends", "policies", "verifiers", "probe", "cache", "server", "budgets", "log", "feedback", "drift", "shadow"}
+    assert sections <= set(Config.model_json_schema()["properties"])
