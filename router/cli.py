@@ -196,6 +196,23 @@ def fit(
     run_fit(_path(config), log, out, encoder, seed)
 
 
+@cli.command(epilog="Example:  outlay evaluate --log log.jsonl --out evaluation")
+def evaluate(
+    log: LogOption,
+    out: Annotated[Path, typer.Option(help="Folder for tables and picture.")] = Path("evaluation"),
+    policy: Annotated[list[str] | None, typer.Option("--policy", "-p", help="May be given again; unset: all.", show_default=False)] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The reference; unset: `baseline`, else the dearest backend.", show_default=False)
+    ] = None,
+    fresh: FreshOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Compare policies with every baseline on prompts that no fit saw: what each gives, and what it costs."""
+    from router.evaluate import run_evaluate
+
+    run_evaluate(_path(config), log, out, policy or [], against, fresh)
+
+
 @cli.command(epilog="Example:  outlay certify --log log.jsonl --policy balanced --against large --epsilon 0.02")
 def certify(
     log: LogOption,
