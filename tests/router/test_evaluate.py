@@ -70,7 +70,7 @@ def test_an_interruption_leaves_nothing_half_written(tmp_path: Path, monkeypatch
 
 
 def test_only_prompts_that_the_fit_kept_are_judged(tmp_path: Path) -> None:
-    """With an artifact, about a fifth of the log, the same groups that a fit with its seed leaves out; without one, or with --fresh, all."""
+    """With an artifact, about a fifth of the log, the groups that a fit with its seed leaves out; without one, or with --fresh, all."""
     log, config = rows(200), write_config(tmp_path / "outlay.yaml")
     groups, seed = [row["group"] for row in log], load_probe(located("fleet/probe"))[1].seed
     kept = offline._kept(ProbeOptions(encoder="fleet/small", artifact="fleet/probe"), log)
