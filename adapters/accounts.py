@@ -178,8 +178,11 @@ class Books:
         verdict, meter = self._verdict(limits, entry, others)
         held = entry.wanted if verdict == "granted" else entry.kept
         self.held = others.plus(held)
-        self.lines[entry.id] = Line(entry.spent, held, entry.number, now_s + keep_s)
-        heappush(self.leases, (now_s + keep_s, entry.id))
+        if entry.spent == held == NOTHING:  # refused at the door, or only looking: nothing to remember
+            self.lines.pop(entry.id, None)
+        else:
+            self.lines[entry.id] = Line(entry.spent, held, entry.number, now_s + keep_s)
+            heappush(self.leases, (now_s + keep_s, entry.id))
         return Receipt(verdict, meter, self.windows, tuple(self.used), self.held, now_s)
 
     def turn(self, windows: tuple[int, ...]) -> None:

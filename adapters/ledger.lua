@@ -90,7 +90,12 @@ local holds = verdict == 'granted' and wanted or kept
 for unit = 1, 3 do held[unit] = others[unit] + holds[unit] end
 
 redis.call('HSET', KEYS[1], 'windows', joined(windows), 'used', joined(used), 'held', joined(held))
-redis.call('HSET', KEYS[2], id, joined(spent) .. ' ' .. joined(holds) .. ' ' .. int(number))
-redis.call('ZADD', KEYS[3], string.format('%.6f', now + keep), id)
+if joined(spent) == '0 0 0' and joined(holds) == '0 0 0' then -- refused at the door, or only looking: nothing to remember
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[3], id)
+else
+  redis.call('HSET', KEYS[2], id, joined(spent) .. ' ' .. joined(holds) .. ' ' .. int(number))
+  redis.call('ZADD', KEYS[3], string.format('%.6f', now + keep), id)
+end
 for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, 3456000) end -- forty days: longer than the longest window
 return {verdict, meter - 1, joined(windows), joined(used), joined(held), string.format('%.6f', now)}

@@ -5,6 +5,7 @@ Whoever uses it decides what to do without it; here it is only known whether it 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -38,6 +39,7 @@ class RedisLink:
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
         self._retry_s, self._clock, self._retry_at = retry_s, clock, 0.0
         self._what, self.where = what, without_password(url)
+        self._running: set[asyncio.Future[Any]] = set()
         self.down = False
         """Redis did not answer last time."""
 
@@ -46,8 +48,11 @@ class RedisLink:
         if self.down and self._clock() < self._retry_at:
             raise RedisGone
         self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
+        task = asyncio.ensure_future(command())
+        self._running.add(task)
+        task.add_done_callback(self._ended)
         try:
-            answer = await command()
+            answer = await asyncio.shield(task)  # redis-py loses cancellations: see the tests
         except self._failures as error:
             if str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
                 raise RedisGone from error
@@ -57,8 +62,14 @@ class RedisLink:
         return answer
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections, once commands that nobody waits for are through."""
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self.redis.aclose()
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not report it where nobody waits any more
 
     def _went_down(self, error: Exception) -> None:
         self._retry_at = self._clock() + self._retry_s

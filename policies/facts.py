@@ -52,6 +52,8 @@ class Facts:
     """Keys of the plans that were run."""
     down: frozenset[str] = frozenset()
     """Backends and verifiers that failed during this request or are known to be down."""
+    barred: frozenset[str] = frozenset()
+    """Backends that whoever asks may not spend on."""
     forced: Plan | None = None
     """The plan that is run whatever it is worth: the caller named it, or the estimate is missing and the configuration says what then."""
     forced_by: Literal["forced", "fallback"] = "forced"

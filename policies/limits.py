@@ -14,6 +14,8 @@ def unfit(plan: Plan, facts: Facts) -> str:
     for kind, name in needs(plan):
         if name in facts.down:
             return f"{kind} '{name}' is down"
+    if plan.backend in facts.barred:
+        return f"this key may not use backend '{plan.backend}'"
     if plan.key in facts.done:
         return "already run"
     return _too_many(plan, facts)

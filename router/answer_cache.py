@@ -1,7 +1,8 @@
 """The exact cache of answers: what its key is made of, and how an outcome is written down. Where it is kept is in `adapters/cache.py`.
 
 The key holds everything that changes the answer: the policy's digest, the effort asked for, every field of the request, and the
-namespace. Answers that were cut short, or made while something was down, are not kept.
+namespace; and whose answer it is, so that no tenant sees another's. Answers that were cut short, or made while something was down,
+are not kept.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class AnswerCache:
             return ""
         ask = job.ask
         said = [
-            FORMAT, job.policy_name, job.digest, ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items()),
+            FORMAT, ask.purse.owner, sorted(job.barred), job.policy_name, job.digest, ask.cache.namespace,
+            ask.purse.key.limits.model_dump(), asdict(ask.request), sorted(ask.tags.items()),
             ask.max_cost_usd, ask.deadline_s, ask.min_quality, ask.plan.key if ask.plan else None,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The HTTP application: OpenAI's endpoints and a few of our own over one pipeline. The only place where an error becomes a status.
 
-Handlers read the body themselves and answer with bytes: a chat request may be large, and it is parsed once, in `wire.py`. Keys, limits and
-metrics are not here.
+Handlers read the body themselves and answer with bytes: a chat request may be large, and it is parsed once, in `wire.py`. Every route is
+guarded: nobody gets to a handler who does not get through the door (`door.py`), and the purse that they come in with is the request's.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -19,9 +20,11 @@ from starlette.responses import Response
 
 from adapters.errors import BackendError
 from router import logs, render, wire
+from router.door import Door
 from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
 from router.options import ServerOptions
 from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
+from router.purse import Purse
 from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
 
 T = TypeVar("T")
@@ -34,17 +37,20 @@ BODIES: Mapping[str, Any] = {
 """By path: the body that a client sends, for the OpenAPI document; handlers read it themselves."""
 
 
-def create_app(pipeline: Pipeline, server: ServerOptions | None = None) -> FastAPI:
-    """The application. It closes the pipeline when it is shut down."""
+def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Door | None = None) -> FastAPI:
+    """The application, open to all without a door. It closes the pipeline and the door when it is shut down."""
+    door = door or Door()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await pipeline.aclose()
+        await door.aclose()
 
     app = FastAPI(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.route_class = Guarded
-    service = Service(pipeline, server or ServerOptions())
+    app.state.door = door
+    service = Service(pipeline, server or ServerOptions(), door)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=BODIES.get(path))
     app.add_exception_handler(HTTPException, _no_such_path)
@@ -52,19 +58,24 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None) -> FastA
 
 
 class Guarded(APIRoute):
-    """A route whose every failure leaves in OpenAI's shape; what is our own fault leaves without details, and is logged with its id."""
+    """A route behind the door, whose every failure leaves in OpenAI's shape; what is our own fault leaves without details, and is logged
+    with its id. Whatever leaves says how much of its rates the key has left."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, guarded."""
         handler = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
+            request.state.purse = Purse()
             try:
-                return await handler(request)
+                request.state.purse = request.app.state.door.enter(request.url.path, request.headers)
+                response = await handler(request)
             except (ClientGone, ClientDisconnect):
                 return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
             except Exception as error:
-                return error_response(to_error(error))
+                response = error_response(to_error(error))
+            response.headers.update(render.rate_headers(request.state.purse))
+            return response
 
         return guarded
 
@@ -72,8 +83,9 @@ class Guarded(APIRoute):
 class Service:
     """The handlers, and what they share."""
 
-    def __init__(self, pipeline: Pipeline, server: ServerOptions) -> None:
+    def __init__(self, pipeline: Pipeline, server: ServerOptions, door: Door) -> None:
         self._pipeline = pipeline
+        self._door = door
         self._server = server
         self._max_body_bytes = int(server.max_body_mb * 1e6)
         self._started = int(time.time())
@@ -87,6 +99,7 @@ class Service:
             ("POST", "/v1/route", self.route),
             ("GET", "/v1/decisions/{id}", self.decision),
             ("POST", "/v1/feedback", self.feedback),
+            ("GET", "/admin/keys", self.keys),
             ("GET", "/health", self.health),
             ("GET", "/ready", self.ready),
         ]
@@ -105,28 +118,33 @@ class Service:
         ask = (await self._incoming(request)).ask
         return json_response(await self._unless_gone(request, ask, self._pipeline.route(ask)), headers=render.first_headers(ask))
 
-    async def models(self) -> Response:
+    async def models(self, request: Request) -> Response:
         """Every name that a client may put in `model`."""
-        return json_response({"object": "list", "data": [render.model_card(card, self._started) for card in self._pipeline.models()]})
+        cards = self._pipeline.models(request.state.purse.key)
+        return json_response({"object": "list", "data": [render.model_card(card, self._started) for card in cards]})
 
-    async def model(self, name: str) -> Response:
+    async def model(self, name: str, request: Request) -> Response:
         """One of them."""
-        cards = {card.id: card for card in self._pipeline.models()}
+        cards = {card.id: card for card in self._pipeline.models(request.state.purse.key)}
         if name not in cards:
             raise UnknownModel(name, cards)
         return json_response(render.model_card(cards[name], self._started))
 
-    async def decision(self, id: str) -> Response:
+    async def decision(self, id: str, request: Request) -> Response:
         """Why a past request got what it got."""
-        found = await self._pipeline.decision(id)
+        found = await self._pipeline.decision(id, request.state.purse.owner)
         if found is None:
             raise UnknownDecision(f"no decision '{id[:80]}' is remembered; ids come in the header x-outlay-decision-id", param="id")
         return json_response(found)
 
     async def feedback(self, request: Request) -> Response:
         """Somebody who knows says how right an answer is."""
-        given = wire.parse_feedback(await self._json_body(request))
+        given = replace(wire.parse_feedback(await self._json_body(request)), key=request.state.purse.owner)
         return json_response(render.feedback(given, await self._pipeline.feedback(given)))
+
+    async def keys(self) -> Response:
+        """What each key may spend, and has spent; for a key that may."""
+        return json_response({"object": "list", "data": await self._door.usage()})
 
     async def health(self) -> Response:
         """Whether the process lives."""
@@ -143,7 +161,8 @@ class Service:
     # --- parts of the way ---------------------------------------------------------------------------------------------
 
     async def _incoming(self, request: Request) -> wire.Incoming:
-        return wire.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
+        incoming = wire.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
+        return replace(incoming, ask=replace(incoming.ask, purse=request.state.purse))
 
     async def _json_body(self, request: Request) -> bytes:
         if "json" not in request.headers.get("content-type", ""):

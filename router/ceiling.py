@@ -19,7 +19,8 @@ BYTES_PER_TOKEN = 4
 """Where only tokens of a backend are known, and a verifier's are asked for: one for each byte is the most there can be."""
 
 
-Limit = Literal["cost", "deadline"]
+Limit = Literal["cost", "deadline", "key"]
+"""The money or the time of a request; or what its key may spend."""
 
 
 class OutOfBudget(Exception):

@@ -234,6 +234,65 @@ def certify(
         raise typer.Exit(1)
 
 
+keys = typer.Typer(help="API keys: who may use the gateway, and what they may spend.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
+
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Of keys; unset: keys.path of the configuration.", show_default=False)
+]
+
+
+@keys.command("create", epilog="Example:  outlay keys create web --usd-day 5 --requests-minute 600 --policy balanced")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    usd_minute: Annotated[float | None, typer.Option(help="Budget in US dollars.", show_default=False)] = None,
+    usd_day: Annotated[float | None, typer.Option(help="The same for a day (UTC).", show_default=False)] = None,
+    usd_month: Annotated[float | None, typer.Option(help="The same for a calendar month (UTC).", show_default=False)] = None,
+    requests_minute: Annotated[int | None, typer.Option(help="Requests.", show_default=False)] = None,
+    tokens_minute: Annotated[int | None, typer.Option(help="Tokens, in and out.", show_default=False)] = None,
+    policy: Annotated[str | None, typer.Option(help="What `auto` means for it.", show_default=False)] = None,
+    model: Annotated[list[str] | None, typer.Option(help="All that it may name: outlay/<policy> or a backend.", show_default=False)] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="All that it may spend on.", show_default=False)] = None,
+    tenant: Annotated[str | None, typer.Option(help="Keys of one tenant share cache and decisions.", show_default=False)] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="It may use /admin too.")] = False,
+    file: FileOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key, and print it: this once, for the file holds only its digest."""
+    from router.keys import new_key
+    from router.keys_file import added, file_of
+
+    secret, key = new_key(
+        name, budget_usd={"minute": usd_minute, "day": usd_day, "month": usd_month}, requests={"minute": requests_minute},
+        tokens={"minute": tokens_minute}, policy=policy, models=model, backends=backend, tenant=tenant, admin=admin,
+    )  # fmt: skip
+    path = file_of(file, config)
+    added(path, key)
+    typer.echo(secret)
+    typer.echo(f"key {key.id} is in {path}; this is the only time that it is shown", err=True)
+
+
+@keys.command("list")
+def keys_list(file: FileOption = None, config: ConfigOption = None) -> None:
+    """Show every key by its id, and what it may spend."""
+    from router.keys import read_keys
+    from router.keys_file import file_of, line_of
+
+    for key in read_keys(file_of(file, config)).keys:
+        typer.echo(line_of(key))
+
+
+@keys.command("revoke")
+def keys_revoke(
+    id: Annotated[str, typer.Argument(help="As `outlay keys list` shows it.")], file: FileOption = None, config: ConfigOption = None
+) -> None:
+    """Take a key back. A gateway that runs notices within a second."""
+    from router.keys_file import file_of, revoked
+
+    revoked(file_of(file, config), id)
+    typer.echo(f"key {id} is revoked")
+
+
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def demo(context: typer.Context) -> None:
     """Send held-out puzzles through every plan of the embedded fleet, and compare what they give and cost."""

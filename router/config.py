@@ -21,6 +21,7 @@ from router.options import (
     CacheOptions,
     DriftOptions,
     FeedbackOptions,
+    KeysOptions,
     LogOptions,
     ProbeOptions,
     ServerOptions,
@@ -46,6 +47,7 @@ class Config(Frozen):
     curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
     cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
     budgets: BudgetOptions = BudgetOptions()
+    keys: KeysOptions | None = Field(None, description="unset: whoever reaches the server may use it")
     server: ServerOptions = ServerOptions()
     log: LogOptions | None = Field(None, description="unset: the last decisions are kept in memory only")
     feedback: FeedbackOptions = FeedbackOptions()

@@ -3,6 +3,11 @@
 RouterError
 ├── InvalidRequest      the request must be changed; `param` says where                         400
 ├── TooLarge            the body is over the server's limit                                     413
+├── Unauthorized        no API key, or one that is not known                                    401 invalid_api_key
+├── Forbidden           the key is not for this model, backend or endpoint                      403
+├── RateLimited         too many requests or tokens of the key in this window                   429 rate_limit_exceeded
+├── OverQuota           the key's budget does not pay for this                                  429 insufficient_quota
+├── LedgerDown          nobody knows what the key has left, and the server is told to refuse    503
 ├── UnknownModel        no policy and no backend of this name                                   404
 ├── UnknownDecision     no decision of this id is remembered                                    404
 ├── OverBudget          not even the cheapest plan fits the ceiling                             400 budget_exceeded
@@ -20,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar
 
 from adapters.errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable
 
@@ -29,7 +33,7 @@ class RouterError(Exception):
     """A request that gets no answer. `message` is for the caller: what was found, and what would be right."""
 
     status: int = 500
-    type: ClassVar[str] = "server_error"
+    type: str = "server_error"
     code: str | None = None
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None) -> None:
@@ -53,6 +57,46 @@ class TooLarge(InvalidRequest):
 
     status = 413
     code = "request_too_large"
+
+
+class Unauthorized(InvalidRequest):
+    """No API key, or one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    """The key is not for this model, backend or endpoint."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class RateLimited(RouterError):
+    """Too many requests or tokens of the key in this window; `kind` says which, as OpenAI does."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.type = kind
+
+
+class OverQuota(RouterError):
+    """The key's budget does not pay for this. OpenAI's status and code for it; asking again at once is of no use."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+
+class LedgerDown(RouterError):
+    """Nobody knows what the key has left, and the server is told to refuse then."""
+
+    status = 503
+    code = "ledger_unavailable"
 
 
 class UnknownModel(InvalidRequest):

@@ -25,6 +25,7 @@ from policies.policy import Optimiser, Policy
 from router.candidates import Candidate, best, distinct
 from router.parts import Parts
 from router.pipeline_types import Ask
+from router.purse import Cost
 from router.run import CallRecord, Limits, Run
 
 FILLS = 2
@@ -80,18 +81,29 @@ class Job:
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
-        limits, ask, curves = self.policy.limits, self.ask, self.parts.market.curves
+        limits, mine, ask, curves = self.policy.limits, self.ask.purse.key.limits, self.ask, self.parts.market.curves
         self.run = Run(
             self.parts.backends,
             self.parts.verifiers,
-            Limits(_tighter(limits.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, ask.deadline_s)),
+            Limits(_tighter(limits.cost_usd, mine.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, mine.latency_s, ask.deadline_s)),
             calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
             clock=self.clock,
             fault=self.form or (lambda choice: ""),
+            purse=ask.purse,
             typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
         )
         if self.bypass:
             self.belief = Belief.prior({plan.backend: 0.0 for plan in self.policy.all_plans}, {}, source="none")
+
+    @property
+    def first_cost(self) -> Cost:
+        """The worst case of the likely first call: held while the request is counted, so that one answer asks the ledger only twice."""
+        return self.run.worst(self.ask.plan or self.policy.all_plans[0], self.request)
+
+    @cached_property
+    def barred(self) -> frozenset[str]:
+        """Backends whose answers the key may not buy."""
+        return frozenset(name for name in self.parts.backends if not self.ask.purse.key.may_buy(name))
 
     @property
     def request(self) -> ChatRequest:
@@ -157,7 +169,7 @@ class Job:
         """The probe is down: rules of thumb, and the backend that the configuration names for this case."""
         self.believe(self.rule_of_thumb)
         self.run.degraded.add("probe")
-        if self.parts.when_unavailable is not None:
+        if self.parts.when_unavailable is not None and self.parts.when_unavailable not in self.barred:
             self.fallback = Single(backend=self.parts.when_unavailable)
 
     def paced(self, pace: Pace, shared: bool) -> None:
@@ -173,6 +185,7 @@ class Job:
     def facts(self) -> Facts:
         """The request as it stands now."""
         fallback = self.fallback if self.ask.plan is None else None
+        floors = (self.policy.limits.quality_floor, self.ask.purse.key.limits.quality_floor, self.ask.min_quality)
         return Facts(
             input_tokens=self.input_tokens,
             max_tokens=self.request.max_tokens,
@@ -181,12 +194,13 @@ class Job:
             greedy=self.request.temperature == 0,
             spent_usd=self.run.spent_usd,
             elapsed_s=self.run.elapsed_s,
-            ceiling_usd=self.run.limits.cost_usd,
+            ceiling_usd=self.run.ceiling_usd,
             deadline_s=self.run.limits.latency_s,
-            quality_floor=max(self.policy.limits.quality_floor or 0.0, self.ask.min_quality or 0.0),
             cost_multiplier=self.cost_multiplier,
+            quality_floor=max(floor or 0.0 for floor in floors),
             done=frozenset(action.plan.key for action in self.actions),
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
+            barred=self.barred,
             forced=self.ask.plan or fallback,
             forced_by="fallback" if fallback else "forced",
             draw=self.draw,

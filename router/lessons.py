@@ -44,7 +44,7 @@ class Given:
     label: float
     candidate: int = 0
     key: str = ""
-    """Id of the client's own key: it judges its own answers only."""
+    """Whose key the client's is: it judges its own answers only."""
 
 
 @dataclass(frozen=True, slots=True)

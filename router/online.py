@@ -122,7 +122,7 @@ class Online:
 
 def owner(ask: Ask) -> str:
     """Who asks; empty where there are no keys."""
-    return ""
+    return ask.purse.owner
 
 
 def _sent(job: Job, candidate: Candidate, *, best: bool) -> Sent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from adapters.event_log import STREAM
+from adapters.ledger import WhenDown
 from adapters.options import PriceOption
 from adapters.types import Price
 from difficulty.service import ProbeServiceOptions
@@ -50,6 +51,18 @@ class BudgetOptions(Frozen):
     """Where budgets over time are counted."""
 
     url: str = Field("memory://", pattern=URL, description=f"memory://, where each process has the whole budget to itself; or {REDIS}")
+
+
+class KeysOptions(Frozen):
+    """Who may come in, and where it is kept what they spend."""
+
+    path: str = Field(min_length=1, description="file that `outlay keys create` writes; it is read again when it changes")
+    ledger: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
+    when_down: WhenDown = Field(
+        "memory", description="while the ledger's Redis is gone: go on with what is known in memory, marked; or refuse"
+    )
+    lease_s: float = Field(600, gt=0, description="what a process that died held is free again after so long; longer than the longest call")
+    wait_s: float = Field(5, ge=0, description="a request waits so long for others of its key, where only what they hold is in its way")
 
 
 class CacheOptions(Frozen):

@@ -1,11 +1,13 @@
 """The way of one request. Read this file first.
 
-    open -> cache -> pace -> estimate -> [ decide -> run the plan -> update the belief ]* -> pace -> render -> cache -> record
+    open -> reserve -> cache -> pace -> estimate -> [ decide -> run the plan -> update the belief ]* -> pace -> record
+         -> render -> cache -> settle
 
 The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
 Here they are only put in order, and here it is said what happens when one of them fails: only a backend may fail a valid request.
 Probe down: the configured fallback. Verifier down: the best unscored answer, marked. Cache down: a miss. At the ceiling or the
-deadline: the best so far, marked `truncated_by`. What a request knows while it is worked on is in `job.py`.
+deadline: the best so far, marked `truncated_by`. Who asks was found out before (`door.py`); what their key may spend is in the ask's
+purse, from which the run holds the price of each call. What a request knows while it is worked on is in `job.py`.
 """
 
 from __future__ import annotations
@@ -27,14 +29,26 @@ from policies.pacing import Pace
 from policies.plans import Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache
-from router.errors import BudgetSpent, DeadlineExceeded, InvalidRequest, OverBudget, RouterError, UnknownModel, from_backend, have_instead
+from router.errors import (
+    BudgetSpent,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    OverBudget,
+    RouterError,
+    UnknownModel,
+    from_backend,
+    have_instead,
+)  # fmt: skip
 from router.events import Ending
 from router.job import Action, Job
+from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
 from router.online import Online
 from router.pacing import Pacer
 from router.parts import Parts, single_answer_policy
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
+from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
 from router.strategies import STRATEGIES, Strategy
@@ -62,44 +76,51 @@ class Router:
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
         job = self._open(ask)
-        key = self.cache.key(job)
-        if (hit := await self.cache.get(key, job)) is not None:
-            self._record(job, hit.decision, "cached")
-            await self.online.answered(job, hit)
-            return hit
-        ending: Ending = "failed"
-        try:
-            await self._pace(job)
-            await self._estimate(job)
-            await self._work(job, sink)
-            ending = "answered"
-        finally:
-            await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
-            decision = self._record(job, block(job), ending)
-        outcome = render(job, decision)
-        await self.cache.put(key, job, outcome)
-        await self.online.answered(job, outcome)
-        return outcome
+        async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
+            key = self.cache.key(job)
+            if (hit := await self.cache.get(key, job)) is not None:
+                self._record(job, hit.decision, "cached")
+                await self.online.answered(job, hit)
+                return hit
+            ending: Ending = "failed"
+            try:
+                await self._pace(job)
+                await self._estimate(job)
+                await self._work(job, sink)
+                ending = "answered"
+            finally:
+                await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
+                decision = self._record(job, self._block(job), ending)
+            outcome = render(job, decision)
+            await self.cache.put(key, job, outcome)
+            await self.online.answered(job, outcome)
+            return outcome
 
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
         job = self._open(ask)
-        await self._pace(job)
-        await self._estimate(job)
-        self._decide(job)
-        return self._record(job, block(job), "preview")
+        async with ask.purse.opened(Cost, lambda: job.run.cost):
+            await self._pace(job)
+            await self._estimate(job)
+            self._decide(job)
+            return self._record(job, self._block(job), "preview")
 
     # --- the stations -------------------------------------------------------------------------------------------------
 
     def _open(self, ask: Ask) -> Job:
         """Policy, limits and a run for the request. Raises UnknownModel, or InvalidRequest for a plan that cannot be run here."""
         self._check_forced(ask.plan)
-        policy = self.parts.default_policy if ask.model == "auto" else ask.model.removeprefix("outlay/")
-        if policy in self.parts.policies and policy != ask.model:
-            return Job(ask, policy, self.parts.policies[policy], self.parts, clock=self.clock)
-        if ask.model in self.parts.backends:
-            return Job(ask, ask.model, single_answer_policy(ask.model), self.parts, bypass=True, clock=self.clock)
-        raise UnknownModel(ask.model, [card.id for card in self.models()])
+        key = ask.purse.key
+        name = f"outlay/{key.policy or self.parts.default_policy}" if ask.model == "auto" else ask.model
+        policy = name.removeprefix("outlay/")
+        if policy in self.parts.policies and policy != name:
+            job = Job(ask, policy, self.parts.policies[policy], self.parts, clock=self.clock)
+        elif name in self.parts.backends:
+            job = Job(ask, name, single_answer_policy(name), self.parts, bypass=True, clock=self.clock)
+        else:
+            raise UnknownModel(ask.model, [card.id for card in self.models(key)])
+        _check_allowed(job, name)
+        return job
 
     def _check_forced(self, plan: Plan | None) -> None:
         """A plan that the caller names may need what is not there, or what cannot do it."""
@@ -191,23 +212,29 @@ class Router:
         except NothingToRun:
             return True
 
+    def _block(self, job: Job) -> dict[str, Any]:
+        if job.ask.purse.degraded:
+            job.run.degraded.add("ledger")
+        return block(job)
+
     def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
         """Remember a decision for who asks for it, and log it."""
-        self.log.add(job.ask.id, decision)
+        self.log.add(job.ask.id, decision, job.ask.purse.owner)
         self.online.decided(job.ask, decision, ending)
         return decision
 
     # --- everything else ----------------------------------------------------------------------------------------------
 
-    async def decision(self, id: str) -> Mapping[str, Any] | None:
-        """A past decision by its id, while it is remembered."""
-        return self.log.get(id)
+    async def decision(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
+        """A past decision by its id, while it is remembered; another owner's is none."""
+        return self.log.get(id, owner)
 
-    def models(self) -> Sequence[ModelCard]:
-        """Every name that `Ask.model` may hold."""
+    def models(self, key: Key = NOBODY) -> Sequence[ModelCard]:
+        """Every name that `Ask.model` may hold, by this key."""
+        auto = ModelCard("auto", "policy", f"outlay/{key.policy or self.parts.default_policy}")
         policies = [ModelCard(f"outlay/{name}", "policy", policy.description) for name, policy in self.parts.policies.items()]
-        auto = ModelCard("auto", "policy", f"outlay/{self.parts.default_policy}")
-        return [auto, *policies, *(ModelCard(name, "backend") for name in self.parts.backends)]
+        backends = [ModelCard(name, "backend") for name in self.parts.backends if key.may_buy(name)]
+        return [*([auto] if key.may_name(auto.description) else []), *(card for card in (*policies, *backends) if key.may_name(card.id))]
 
     async def ready(self) -> Mapping[str, str]:
         """Each component with `ok`, or with what is wrong."""
@@ -239,11 +266,24 @@ class _Live:
         await self.sink(delta)
 
 
+def _check_allowed(job: Job, name: str) -> None:
+    """A key may be kept to some models, and its money to some backends. Raises Forbidden."""
+    key, plan = job.ask.purse.key, job.ask.plan
+    if not key.may_name(name):
+        raise Forbidden(f"this key may not use model '{name}'; {have_instead(name, key.models or ())}", param="model")
+    if plan is not None and plan.backend in job.barred:
+        raise Forbidden(f"this key may not use backend '{plan.backend}'", param="outlay.plan")
+    if all(plan.backend in job.barred for plan in job.policy.all_plans):
+        raise Forbidden(f"this key may use no backend of '{name}'", param="model")
+
+
 def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> RouterError:
     """Why there is no answer: a backend's failure, else the limit that let no plan run; of money, how much would have done."""
     if job.backend_error is not None:
         return from_backend(job.backend_error)
     limits = job.run.limits
+    if job.run.truncated_by == "key" or (" is left" in reason and job.run.ceiling_usd < limits.cost_usd):
+        return job.run.purse.why()
     if job.run.truncated_by == "deadline" or job.run.elapsed_s >= limits.latency_s or " s are left" in reason:
         return DeadlineExceeded(f"no answer fits the deadline of {limits.latency_s:g} s: {reason}")
     if job.pace and job.pace.refuses and limits.cost_usd == job.pace.ceiling_usd:

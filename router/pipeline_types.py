@@ -13,7 +13,9 @@ from typing import Any, Literal, Protocol
 from adapters.types import ChatRequest, Delta
 from policies.plans import Plan
 from router.candidates import Candidate
+from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
+from router.purse import Purse
 
 Sink = Callable[[Delta], Awaitable[None]]
 """Where a live answer's deltas go. Only an answer that will be the outcome may go there: what a client has read cannot be taken back."""
@@ -57,6 +59,8 @@ class Ask:
     tenant: str = ""
     """Id of the tenant's key; empty where there are no keys."""
     verbose: bool = False
+    purse: Purse = field(default_factory=Purse, compare=False)
+    """Who asks, and what they may spend; bottomless, and nobody's, where the server asks for no keys."""
     id: str = field(default_factory=new_decision_id)
     """The decision's id, made here so that a stream can name it in its headers; the outcome carries the same."""
 
@@ -112,14 +116,14 @@ class Pipeline(Protocol):
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
 
-    async def decision(self, id: str) -> Mapping[str, Any] | None:
-        """A past decision by its id, while it is remembered."""
+    async def decision(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
+        """A past decision by its id, while it is remembered; another owner's is none."""
 
     async def feedback(self, given: Given) -> Judged:
         """Count what somebody says of an answer that went out."""
 
-    def models(self) -> Sequence[ModelCard]:
-        """Every name that `Ask.model` may hold."""
+    def models(self, key: Key = NOBODY) -> Sequence[ModelCard]:
+        """Every name that `Ask.model` may hold, by this key."""
 
     async def ready(self) -> Mapping[str, str]:
         """Each component (`backend:<name>`, `verifier:<name>`, `probe`, `log:<sink>`, `drift:<test>`) with `ok`, or with what is wrong."""

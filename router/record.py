@@ -142,7 +142,7 @@ def _action(action: Action) -> dict[str, Any]:
 def facts_as_json(facts: Facts) -> dict[str, Any]:
     """Plain data; infinite limits are left out."""
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    values |= {"done": sorted(facts.done), "down": sorted(facts.down)}
+    values |= {"done": sorted(facts.done), "down": sorted(facts.down), "barred": sorted(facts.barred)}
     values |= {"forced": facts.forced.model_dump(mode="json") if facts.forced else None}
     return {name: value for name, value in values.items() if value != float("inf")}
 
@@ -150,22 +150,23 @@ def facts_as_json(facts: Facts) -> dict[str, Any]:
 def facts_from_json(data: Mapping[str, Any]) -> Facts:
     """The facts that `facts_as_json` wrote; what is left out has its default."""
     forced = _plan.validate_python(data["forced"]) if data.get("forced") else None
-    return Facts(**{**data, "done": frozenset(data.get("done", ())), "down": frozenset(data.get("down", ())), "forced": forced})
+    sets = {name: frozenset(data.get(name, ())) for name in ("done", "down", "barred")}
+    return Facts(**{**data, **sets, "forced": forced})
 
 
 class DecisionLog:
-    """The last decisions by id, in memory."""
+    """The last decisions by id, in memory; each is shown to its owner only."""
 
     def __init__(self, size: int = 10_000) -> None:
         self.size = size
-        self._blocks: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, str], Mapping[str, Any]] = OrderedDict()
 
-    def add(self, id: str, block: Mapping[str, Any]) -> None:
+    def add(self, id: str, block: Mapping[str, Any], owner: str = "") -> None:
         """Remember one; the oldest is forgotten where there are too many."""
-        self._blocks[id] = block
+        self._blocks[owner, id] = block
         if len(self._blocks) > self.size:
             self._blocks.popitem(last=False)
 
-    def get(self, id: str) -> Mapping[str, Any] | None:
-        """The block of that id, or None."""
-        return self._blocks.get(id)
+    def get(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
+        """The owner's block of that id, or None."""
+        return self._blocks.get((owner, id))

@@ -11,11 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from adapters.accounts import UNITS
 from adapters.types import Choice, Delta
 from router.candidates import Candidate
 from router.errors import RouterError
 from router.lessons import Given, Judged
 from router.pipeline_types import Ask, ModelCard, Outcome
+from router.purse import Purse
 
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -246,5 +248,22 @@ def error_body(error: RouterError) -> dict[str, Any]:
 
 
 def error_headers(error: RouterError) -> dict[str, str]:
-    """When to come back, where that is known."""
-    return {} if error.retry_after_s is None else {"retry-after": str(max(1, round(error.retry_after_s)))}
+    """When to come back, where that is known; and who somebody has to be."""
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    return headers if error.retry_after_s is None else {**headers, "retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+
+
+def rate_headers(purse: Purse) -> dict[str, str]:
+    """OpenAI's headers on the limits of requests and tokens: of the window that has the least left. None where there is no limit."""
+    receipt, account = purse.receipt, purse.account
+    headers: dict[str, str] = {}
+    for unit in ("requests", "tokens") if receipt else ():
+        assert receipt is not None
+        index = UNITS.index(unit)
+        meter = receipt.tightest(account, index)
+        if (limit := account.limits[meter] if meter >= 0 else None) is None:
+            continue
+        left = max(0, limit - receipt.used[meter] - receipt.held[index])
+        values = {"limit": limit, "remaining": left, "reset": f"{math.ceil(receipt.resets_s(meter))}s"}
+        headers |= {f"x-ratelimit-{name}-{unit}": str(value) for name, value in values.items()}
+    return headers

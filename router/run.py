@@ -13,17 +13,24 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from adapters.errors import BackendError, BackendMalformed, VerifierError
 from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
+from policies.plans import Plan
 from router.candidates import Candidate
 from router.ceiling import Limit, Tariff, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
+from router.purse import Cost, Purse
 
 DEFAULT_MAX_TOKENS = 1024
 """Output tokens assumed as the worst case of one answer where neither request nor backend says."""
+
+T = TypeVar("T")
+
+CUTS = 3
+"""How often a call is cut down to what its key has left, while others spend of it too."""
 
 Failure = OutOfBudget | BackendError
 """Why answers were asked for and none came."""
@@ -57,6 +64,20 @@ class Scored:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What answers of one backend to one request cost, and how long they may and use to be, in tokens."""
+
+    tariff: Tariff
+    tokens_in: int
+    longest: int
+    usual: int
+
+    def cost(self, n: int, longest: int) -> Cost:
+        """Of `n` answers: dollars at worst, tokens as usual, for a rate is settled soon after."""
+        return Cost(self.tariff.cost_usd(n, longest), n * (self.tokens_in + min(self.usual, longest)))
+
+
 @dataclass(slots=True)
 class Run:
     """The purse, the clock and the notebook of one request."""
@@ -75,6 +96,8 @@ class Run:
     sink: Callable[[Delta], Awaitable[None]] | None = None
     """Where the deltas of a live answer go, when the client is streaming."""
     clock: Callable[[], float] = time.monotonic
+    purse: Purse = field(default_factory=Purse)
+    """Of the key that pays: what each call may cost is held there first."""
     pool: list[Candidate] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
@@ -95,8 +118,7 @@ class Run:
         A live answer is streamed to the client while it comes. With `verifier`, no more are bought than can be scored as well.
         Parts cut off at the deadline come (as `cancelled`) only where nothing finished. Raises OutOfBudget or BackendError if nothing came.
         """
-        request, worst_usd = self._within_ceiling(backend, request, verifier)
-        with self._set_aside(worst_usd):
+        async with self._paid(lambda: self._within_ceiling(backend, request, verifier)) as request:
             if request.n == 1 or self.features(backend).native_n:
                 choices = await self._generate(backend, request, live and self.sink is not None)
             else:
@@ -112,7 +134,7 @@ class Run:
         if not choices:
             return []
         try:
-            with self._set_aside(self._scoring_usd(verifier, request, choices)):
+            async with self._paid(lambda: (None, Cost(self._scoring_usd(verifier, request, choices)))):
                 verdicts = await self._score(verifier, request, choices)
         except OutOfBudget:
             return [Scored() for _ in choices]
@@ -124,6 +146,12 @@ class Run:
     def offer(self, *candidates: Candidate) -> None:
         """Put finished answers into the pool: from now on they can be the answer."""
         self.pool.extend(candidates)
+
+    def worst(self, plan: Plan, request: ChatRequest) -> Cost:
+        """What one call of a plan for `request` costs at worst."""
+        terms = self._terms(plan.backend, request, plan.verifier)
+        cost = terms.cost(request.n, terms.longest)
+        return Cost(min(cost.usd, self.limits.cost_usd), cost.tokens)
 
     def features(self, backend: str) -> Features:
         """What the backend can do."""
@@ -142,13 +170,40 @@ class Run:
         return self.clock() - self.started
 
     @property
+    def cost(self) -> Cost:
+        """Dollars and tokens of all calls that ended: what the key is to pay."""
+        return Cost(self.spent_usd, sum(call.input_tokens + call.output_tokens for call in self.calls))
+
+    @property
+    def ceiling_usd(self) -> float:
+        """US dollars that this request may cost in all: by its limits, and by what its key has left."""
+        return min(self.limits.cost_usd, self.spent_usd + self.purse.left_usd(self.cost))
+
+    @property
     def _left_usd(self) -> float:
         """What is neither spent nor set aside for calls that are under way."""
-        return self.limits.cost_usd - self.spent_usd - self._reserved_usd
+        return self.ceiling_usd - self.spent_usd - self._reserved_usd
+
+    @asynccontextmanager
+    async def _paid(self, cut: Callable[[], tuple[T, Cost]]) -> AsyncIterator[T]:
+        """What `cut` makes of a call with the money there is; its worst cost is kept from everyone beside it, here and with the key."""
+        for _ in range(CUTS):
+            call, worst = cut()
+            with self._set_aside(worst.usd):
+                found = await self.purse.cover(worst, lambda: self.cost, self._remaining_s())
+                if found == "held":
+                    try:
+                        yield call
+                    finally:
+                        self.purse.release(worst)
+                    return
+            if found == "refused":
+                break
+        raise self._out_of("key")
 
     @contextmanager
     def _set_aside(self, usd: float) -> Iterator[None]:
-        """Keeps the worst cost of a call from everyone beside it; entered before the first await, so that no two see the same money."""
+        """Keeps money from the calls beside this one; entered before the first await, so that no two see the same."""
         self._reserved_usd += usd
         try:
             yield
@@ -167,36 +222,40 @@ class Run:
         self.truncated_by = cause
         return OutOfBudget(cause)
 
-    def _within_ceiling(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[ChatRequest, float]:
-        """The request, cut down to what the ceiling allows: fewer answers first, then shorter ones; and its worst cost, in US dollars."""
-        left_usd, (tariff, needed, longest) = self._left_usd, self._terms(backend, request, verifier)
-        n = tariff.affordable(left_usd, request.n, needed)
+    def _within_ceiling(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[ChatRequest, Cost]:
+        """The request, cut down to what the ceiling allows: fewer answers first, then shorter ones; and its worst cost."""
+        terms, left_usd = self._terms(backend, request, verifier), self._left_usd
+        n = terms.tariff.affordable(left_usd, request.n, terms.usual)
         if n < 1:
-            raise self._out_of("cost")
+            raise self._out_of(self._scarce)
         if n < request.n:
-            self.truncated_by = "cost"
-        longest = max(needed, tariff.longest(left_usd, n, longest))
-        bounded = left_usd < float("inf") and tariff.token_usd > 0
-        return request.but(n=n, max_tokens=longest if bounded else request.max_tokens), tariff.cost_usd(n, longest)
+            self.truncated_by = self._scarce
+        longest = max(terms.usual, terms.tariff.longest(left_usd, n, terms.longest))
+        bounded = left_usd < float("inf") and terms.tariff.token_usd > 0
+        return request.but(n=n, max_tokens=longest if bounded else request.max_tokens), terms.cost(n, longest)
 
-    def least_usd(self, backend: str, request: ChatRequest, verifier: str | None) -> float:
-        """The smallest ceiling, in US dollars, under which an answer is started (and scored, with a verifier)."""
-        tariff, needed, _ = self._terms(backend, request, verifier)
-        return tariff.cost_usd(1, needed)
-
-    def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> tuple[Tariff, int, int]:
-        """What answers cost at worst, and the output tokens of one: those without which none is started, and the most there may be."""
+    def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> _Terms:
         target = self.backends[backend]
         tokens_in = target.count_tokens(request)
         longest = _longest(request, target.features, tokens_in)
-        needed = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
-        return answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), needed, longest
+        usual = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
+        return _Terms(answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), tokens_in, longest, usual)
+
+    @property
+    def _scarce(self) -> Limit:
+        """Whose money is the scarcer: the request's, or its key's."""
+        return "key" if self.ceiling_usd < self.limits.cost_usd else "cost"
+
+    def least_usd(self, backend: str, request: ChatRequest, verifier: str | None) -> float:
+        """The smallest ceiling, in US dollars, under which an answer is started (and scored, with a verifier)."""
+        terms = self._terms(backend, request, verifier)
+        return terms.tariff.cost_usd(1, terms.usual)
 
     def _scoring_usd(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> float:
         """The worst cost of the scores, if the ceiling allows it."""
         worst_usd = scoring_usd(self.verifiers[verifier].price, request, choices)
         if worst_usd > max(0.0, self._left_usd):
-            raise self._out_of("cost")
+            raise self._out_of(self._scarce)
         return worst_usd
 
     # --- one call -------------------------------------------------------------------------------------------------

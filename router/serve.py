@@ -12,6 +12,7 @@ from router import logs
 from router.app import create_app
 from router.assembly import assemble
 from router.config import Config
+from router.door import open_door
 from router.errors import ConfigError
 
 
@@ -23,15 +24,16 @@ def serve(config: Config, say: Callable[[str], None] = print) -> None:
 
 
 async def _serve(config: Config, listening: socket.socket, say: Callable[[str], None]) -> None:
-    router = assemble(config)
+    router, door = assemble(config), open_door(config)
     say("loading models ...")
     try:
         await router.load()
-        server = uvicorn.Server(uvicorn.Config(create_app(router, config.server), log_config=None, access_log=False, lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(create_app(router, config.server, door), log_config=None, access_log=False, lifespan="on"))
         say(greeting(config, *listening.getsockname()[:2]))
         await server.serve(sockets=[listening])
     finally:
         await router.aclose()
+        await door.aclose()
 
 
 def greeting(config: Config, host: str, port: int) -> str:

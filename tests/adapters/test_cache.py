@@ -231,6 +231,17 @@ async def test_a_redis_that_talks_nonsense_is_a_miss() -> None:
     await server.wait_closed()
 
 
+async def test_whoever_is_cancelled_while_redis_works_is_cancelled(redis_cache: RedisCache) -> None:
+    """redis-py's own coroutines lose a cancellation at some of their steps; a request whose client left must end at whichever it is."""
+    for steps in range(40):
+        task = asyncio.ensure_future(redis_cache.get("a"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if not task.done() and task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
 # --- by URL -------------------------------------------------------------------------------------------------------------------
 
 

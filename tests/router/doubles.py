@@ -10,6 +10,7 @@ from typing import Any
 from adapters.types import Choice, Delta
 from router.candidates import Candidate
 from router.errors import UnknownDecision
+from router.keys import NOBODY, Key
 from router.lessons import Given, Judged, Sent
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 
@@ -84,7 +85,7 @@ class ScriptedPipeline:
             raise self.error
         return {"cause": "utility", "plan": "single(small)", "generated": False}
 
-    async def decision(self, id: str) -> Mapping[str, Any] | None:
+    async def decision(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
         return {"decision_id": id, "cause": "utility"} if id == "dec_known" else None
 
     async def feedback(self, given: Given) -> Judged:
@@ -93,7 +94,7 @@ class ScriptedPipeline:
         self.given.append(given)
         return Judged(Sent("small", 0.5), "recorded")
 
-    def models(self) -> Sequence[ModelCard]:
+    def models(self, key: Key = NOBODY) -> Sequence[ModelCard]:
         return [
             ModelCard("auto", "policy"),
             ModelCard("outlay/balanced", "policy", "the cheapest that does"),

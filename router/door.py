@@ -1,0 +1,67 @@
+"""The door: whose request it is, and with what purse they come in. Without keys it stands open, and nobody's purse is bottomless."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.accounts import METERS, NANO, Account, Entry
+from adapters.ledger import build_ledger
+from router.config import Config
+from router.errors import Forbidden, InvalidRequest
+from router.keys import Key, KeyRing
+from router.purse import Purse
+from router.teller import Teller
+
+OPEN_PATHS = ("/health", "/ready")
+"""What tells a load balancer whether to send requests here, and nothing else."""
+
+
+class Door:
+    """Where the server asks for keys, `ring` knows them and `teller` their money."""
+
+    def __init__(self, ring: KeyRing | None = None, teller: Teller | None = None) -> None:
+        self._ring, self._teller = ring, teller
+
+    def enter(self, path: str, headers: Mapping[str, str]) -> Purse:
+        """The purse for one request. Raises Unauthorized or Forbidden."""
+        if self._ring is None or self._teller is None or path in OPEN_PATHS:
+            return Purse()
+        key = self._ring.key_of(headers)
+        if path.startswith("/admin") and not key.admin:
+            raise Forbidden(f"the API key {key.id} is not for {path}; `outlay keys create --admin` makes one that is")
+        return Purse.of(key, secrets.token_hex(12), self._teller)
+
+    async def usage(self) -> list[dict[str, Any]]:
+        """Every key, with what it may spend and has spent in the present windows; for whoever has an admin key."""
+        if self._ring is None or self._teller is None:
+            raise InvalidRequest("this server asks for no keys (keys.path), so there is nothing to administer", code="not_found")
+        return [{**_shown(key), "used": await self._used(key.account)} for key in self._ring.keys]
+
+    async def _used(self, account: Account) -> dict[str, dict[str, float]]:
+        assert self._teller is not None
+        receipt = await self._teller.ledger.write(account, Entry("usage"))
+        used: dict[str, dict[str, float]] = {}
+        for (unit, span), amount in zip(METERS, receipt.used, strict=True):
+            used.setdefault(unit, {})[span] = amount / NANO if unit == "usd" else amount
+        return used
+
+    async def aclose(self) -> None:
+        """Wait for the last settlements, and release the ledger."""
+        if self._teller is not None:
+            await self._teller.aclose()
+
+
+def _shown(key: Key) -> dict[str, Any]:
+    return key.model_dump(mode="json", exclude={"digest"}, exclude_defaults=True)
+
+
+def open_door(config: Config) -> Door:
+    """The door that a configuration asks for. Raises ConfigError where the keys cannot be read, LedgerError for a wrong address."""
+    options = config.keys
+    if options is None:
+        return Door()
+    ring = KeyRing(Path(options.path), config.policies, config.backends)
+    return Door(ring, Teller(build_ledger(options.ledger, lease_s=options.lease_s, when_down=options.when_down), options.wait_s))
