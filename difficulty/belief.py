@@ -74,7 +74,9 @@ PLAIN = Channel()
 class Scores:
     """A verifier's scores in K bins: how often right and wrong answers fall in each. Bin k holds edges[k-1] <= score < edges[k].
 
-    An exact checker is the same with two bins and no error (`Scores.exact`).
+    A verifier knows a right answer to a hard prompt less surely than one to an easy prompt, so there are two tables: one for prompts that
+    the backend always answers right, one for those that it never does. At a chance p between, scores fall as p of the first and 1 - p of
+    the second. An exact checker is the same with two bins and no error (`Scores.exact`).
     """
 
     edges: tuple[float, ...]
@@ -82,6 +84,9 @@ class Scores:
     wrong: tuple[float, ...]
     base_rate: float = 0.5
     """Share of right answers among those it was fitted on."""
+    right_hard: tuple[float, ...] = ()
+    """`right` at a chance of 0; empty: the same as at 1."""
+    wrong_hard: tuple[float, ...] = ()
 
     @classmethod
     def exact(cls) -> Scores:
@@ -101,26 +106,41 @@ class Scores:
     def calibrated(self, score: float) -> float:
         """P(right | score) at the base rate."""
         k = self.bin(score)
-        right, wrong = self.right[k] * self.base_rate, self.wrong[k] * (1 - self.base_rate)
-        return right / (right + wrong)
+        right, wrong = self.likelihoods(np.array([self.base_rate]))
+        odds = right[0, k] * self.base_rate, wrong[0, k] * (1 - self.base_rate)
+        return float(odds[0] / sum(odds))
+
+    def likelihoods(self, p: Array) -> tuple[Array, Array]:
+        """(P(bin | right), P(bin | wrong)) where an answer is right with chance p, shape [J]; each of shape [J, K]."""
+        (right, right_hard), (wrong, wrong_hard) = self._tables
+        share = p[:, None]
+        return share * right + (1 - share) * right_hard, share * wrong + (1 - share) * wrong_hard
 
     @cached_property
-    def likelihoods(self) -> tuple[Array, Array]:
-        """(P(bin | right), P(bin | wrong)), each of shape [K]."""
-        return np.asarray(self.right), np.asarray(self.wrong)
+    def _tables(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        right, wrong = np.asarray(self.right), np.asarray(self.wrong)
+        return (right, np.asarray(self.right_hard or right)), (wrong, np.asarray(self.wrong_hard or wrong))
+
+    def seen(self, backend: str, score: float, channel: Channel = PLAIN) -> Evidence:
+        """What an answer of that raw score says."""
+        k, (right, wrong) = self.bin(score), self._tables
+        return Evidence(backend, channel, *(float(table[k]) for table in (right[0], wrong[0], right[1], wrong[1])))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One answer seen: which backend drew it through which channel, and the likelihood of its score if right and if wrong.
 
-    Both are 1 for an answer that nothing scored.
+    All are 1 for an answer that nothing scored.
     """
 
     backend: str
     channel: Channel = PLAIN
     if_right: float = 1.0
     if_wrong: float = 1.0
+    if_right_hard: float | None = None
+    """`if_right` on a prompt that the backend never answers right; None: the same."""
+    if_wrong_hard: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,8 +182,8 @@ class Belief:
         """The belief after more answers were seen."""
         weights, seen = self.weights, tuple(answers)
         for answer in seen:
-            p = answer.channel.p(self.logits[answer.backend])
-            weights = weights * (p * answer.if_right + (1 - p) * answer.if_wrong) ** self.tempering
+            right, wrong = self._joint(answer)
+            weights = weights * (right + wrong) ** self.tempering
             weights = weights / weights.sum()
         return replace(self, weights=weights, evidence=self.evidence + seen)
 
@@ -174,8 +194,14 @@ class Belief:
 
     def right_by_node(self, answer: Evidence) -> Array:
         """Chance at each node that an answer seen is right, shape [J]."""
-        p = answer.channel.p(self.logits[answer.backend])
-        return p * answer.if_right / (p * answer.if_right + (1 - p) * answer.if_wrong)
+        right, wrong = self._joint(answer)
+        return right / (right + wrong)
+
+    def _joint(self, answer: Evidence) -> tuple[Array, Array]:
+        """Chance at each node of this score and a right answer, and of this score and a wrong one, each of shape [J]."""
+        logits = self.logits[answer.backend]
+        p, ease = answer.channel.p(logits), sigmoid(logits)
+        return p * _between(answer.if_right_hard, answer.if_right, ease), (1 - p) * _between(answer.if_wrong_hard, answer.if_wrong, ease)
 
     @cached_property
     def chances(self) -> tuple[float, ...]:
@@ -201,12 +227,22 @@ class Belief:
             "tempering": self.tempering,
             "p_correct": {name: self.p_correct(name) for name in self.lines},
             "lines": {name: list(line) for name, line in self.lines.items()},
-            "evidence": [[e.backend, e.channel.shift, e.channel.slope, e.if_right, e.if_wrong] for e in self.evidence],
+            "evidence": [_row(answer) for answer in self.evidence],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Belief:
         """The belief that `as_json` wrote."""
         lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
-        seen = [Evidence(row[0], Channel(row[1], row[2]), row[3], row[4]) for row in data["evidence"]]
+        seen = [Evidence(row[0], Channel(row[1], row[2]), *row[3:]) for row in data["evidence"]]
         return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)
+
+
+def _between(hard: float | None, easy: float, ease: Array) -> Array | float:
+    return easy if hard is None else ease * easy + (1 - ease) * hard
+
+
+def _row(answer: Evidence) -> list[Any]:
+    channel, plain = answer.channel, answer.if_right_hard is None and answer.if_wrong_hard is None
+    row = [answer.backend, channel.shift, channel.slope, answer.if_right, answer.if_wrong]
+    return row if plain else [*row, answer.if_right_hard, answer.if_wrong_hard]

@@ -148,4 +148,5 @@ def _each(kind: type[Any], rows: Mapping[str, Mapping[str, Any]]) -> Mapping[str
 
 
 def _scores(row: Mapping[str, Any]) -> Scores:
-    return Scores(tuple(row["edges"]), tuple(row["right"]), tuple(row["wrong"]), float(row["base_rate"]))
+    tables = {name: tuple(value) for name, value in row.items() if name != "base_rate"}
+    return Scores(**tables, base_rate=float(row["base_rate"]))

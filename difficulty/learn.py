@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize, nnls
 from scipy.special import expit, log_expit, logsumexp
 from sklearn.isotonic import IsotonicRegression
@@ -81,14 +81,12 @@ def fit_channel(logits: Array, weights: Array, right: ArrayLike) -> Channel:
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def fit_tempering(logits: Mapping[str, Array], ratio: Array, seen: str, right: Mapping[str, Array], draws: Mapping[str, Array]) -> float:
+def fit_tempering(logits: Mapping[str, Array], evidence: Array, right: Mapping[str, Array], draws: Mapping[str, Array]) -> float:
     """The exponent on the likelihoods under which answers that were seen predict best those that were not.
 
-    `logits` by backend [N, J]; `ratio` [N, M, 2] are the likelihoods (if right, if wrong) of the scores of M answers of the backend `seen`;
-    `right` and `draws` [N] count what is to be predicted, by backend.
+    `logits` by backend [N, J]; `evidence` [N, J] is the log likelihood at each node of the scores seen; `right` and `draws` [N] count what
+    is to be predicted, by backend.
     """
-    p = expit(logits[seen])[:, None, :]
-    evidence = np.log(p * ratio[:, :, :1] + (1 - p) * ratio[:, :, 1:]).sum(axis=1)
 
     def loss(exponent: float) -> float:
         joint = np.log(PRIOR) + exponent * evidence
@@ -100,18 +98,48 @@ def fit_tempering(logits: Mapping[str, Array], ratio: Array, seen: str, right: M
     return min(GRID, key=loss)
 
 
-def fit_scores(scores: ArrayLike, right: ArrayLike, bins: int = 24) -> Scores:
-    """A verifier's score model: equal-mass bins, P(right | bin) made monotone by isotonic regression, likelihoods by Bayes."""
+def fit_scores(scores: ArrayLike, right: ArrayLike, chance: ArrayLike | None = None, bins: int = 24) -> Scores:
+    """A verifier's score model: equal-mass bins, P(right | bin) made monotone by isotonic regression, likelihoods by Bayes.
+
+    `chance` [N] is how likely each answer was right before it was scored; with it, the tables for easy and hard prompts are told apart
+    by expectation maximisation (an answer at chance p is from the easy table with p, from the hard one with 1 - p).
+    """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.float64)
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1]))
     k = np.searchsorted(edges, s, side="right")
-    count = np.bincount(k, minlength=len(edges) + 1) + 1e-3
     base = float(np.clip(y.mean(), 0.01, 0.99))
-    share = (np.bincount(k, weights=y, minlength=len(count)) + base) / (count + 1)
-    rank = np.arange(len(count))
-    share = IsotonicRegression(y_min=1e-3, y_max=1 - 1e-3).fit(rank, share, sample_weight=count).predict(rank)
-    if_right, if_wrong = count * share, count * (1 - share)
-    return Scores(_floats(edges), _floats(if_right / if_right.sum()), _floats(if_wrong / if_wrong.sum()), base)
+    counts = np.stack([np.bincount(k, weights=w, minlength=len(edges) + 1) for w in (y, 1 - y)]).astype(np.float64)
+    if chance is None:
+        right_table, wrong_table = _monotone(counts, base)
+        return Scores(_floats(edges), right_table, wrong_table, base)
+    p = np.asarray(chance, dtype=np.float64)
+    parts = [_easy_and_hard(k[rows], p[rows], marginal) for rows, marginal in zip((y == 1, y == 0), counts, strict=True)]
+    easy, hard = (_monotone(np.stack([part[side] for part in parts]), base) for side in (0, 1))
+    return Scores(_floats(edges), *easy, base, *hard)
+
+
+EASY_OR_HARD = 20.0
+"""Answers' worth of pull of the easy and the hard table towards their common one."""
+
+
+def _easy_and_hard(k: NDArray[np.intp], p: Array, marginal: Array, rounds: int = 100) -> tuple[Array, Array]:
+    """Expected counts in each bin of answers from the easy table and from the hard one, each of shape [K]."""
+    common = (marginal + 0.5) / (marginal + 0.5).sum()
+    easy = hard = common
+    for _ in range(rounds):
+        from_easy = p * easy[k] / (p * easy[k] + (1 - p) * hard[k])
+        counts = np.stack([np.bincount(k, weights=w, minlength=len(common)) for w in (from_easy, 1 - from_easy)]) + EASY_OR_HARD * common
+        easy, hard = counts / counts.sum(axis=1, keepdims=True)
+    return counts[0], counts[1]
+
+
+def _monotone(counts: Array, base: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Likelihoods of the bins if right and if wrong, from counts [2, K] of right and wrong answers; their ratio never falls."""
+    right, total, rank = counts[0], counts.sum(axis=0) + 1e-3, np.arange(counts.shape[1])
+    share = (right + base) / (total + 1)
+    share = IsotonicRegression(y_min=1e-3, y_max=1 - 1e-3).fit(rank, share, sample_weight=total).predict(rank)
+    if_right, if_wrong = total * share, total * (1 - share)
+    return _floats(if_right / if_right.sum()), _floats(if_wrong / if_wrong.sum())
 
 
 def _floats(values: Array) -> tuple[float, ...]:

@@ -80,9 +80,9 @@ def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, s
     if plan.verifier is None:
         return _unscored(rows, belief, plan, so_far)
     weights = belief.weights
-    right, wrong = market.curves.scores_of(plan.verifier).likelihoods
+    right, wrong = market.curves.scores_of(plan.verifier).likelihoods(sigmoid(belief.logits[plan.backend]))
     best = 0.0 if so_far is None else float(weights @ so_far)
-    below = np.ones((len(weights), len(right)))  # chance that the plan goes on and its best score is in bin k or under
+    below = np.ones(right.shape)  # chance that the plan goes on and its best score is in bin k or under
     done, reached, ends, keeps, q = np.zeros_like(weights), [], 0, 0, below
     for row in rows:
         p = row.p[:, None]

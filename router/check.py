@@ -18,7 +18,7 @@ from rich.table import Table
 from adapters.errors import MissingExtra
 from adapters.pricing import listed
 from adapters.types import Price
-from difficulty.belief import PLAIN, Belief, Evidence, Success, logit
+from difficulty.belief import Belief, Evidence, Success, logit
 from difficulty.curves import Curves
 from policies.decide import decide
 from policies.facts import Decision, Facts, Market, NothingToRun
@@ -182,9 +182,7 @@ def _belief(test: PolicyTest, market: Market) -> Belief:
 def _evidence(seen: Seen, curves: Curves) -> Evidence:
     if seen.verifier is None or seen.score is None:
         return Evidence(seen.backend)
-    scores = curves.scores_of(seen.verifier)
-    k = scores.bin(seen.score)
-    return Evidence(seen.backend, PLAIN, scores.right[k], scores.wrong[k])
+    return curves.scores_of(seen.verifier).seen(seen.backend, seen.score)
 
 
 def centre(p: float, spread: float) -> float:

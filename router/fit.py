@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from difficulty.belief import NODES, PRIOR, Array, Belief, Channel, Scores
 from difficulty.conversation import conversation_text
@@ -61,8 +62,9 @@ class CurveFit:
         right, draws = self._counts()
         success = fit_success(self.features, right, draws)
         weights = posterior(success, self.features, right, draws)
-        found = Curves(success, self._tokens(), self._latency(), self._scores(), source=source)
         logits = {name: np.add.outer(c.intercept + c.slope * self.features[name], c.spread * NODES) for name, c in success.items()}
+        chance = {name: (weights * expit(x)).sum(axis=1) for name, x in logits.items()}
+        found = Curves(success, self._tokens(), self._latency(), self._scores(chance), source=source)
         chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
         fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
         return self._with_factors(replace(found, plans=fits, tempering=self._tempering(found.scores, logits)))
@@ -76,18 +78,16 @@ class CurveFit:
     def _samples(self, backend: str) -> Iterable[Mapping[str, Any]]:
         return (samples(row).get(backend, {"answers": [], "calls": []}) for row in self.rows)
 
-    def _scores(self) -> dict[str, Any]:
-        """Of every verifier, from samples and from the answers of chains."""
-        seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        by_plan = {plan.key: plan.verifier for plan in self.plans}
-        for row in self.rows:
-            for trace in row["traces"]:
+    def _scores(self, chance: Mapping[str, Array]) -> dict[str, Any]:
+        """Of every verifier, from the samples; `chance` [N] by backend is that of one more sample."""
+        seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for backend, p in chance.items():
+            for trace, before in zip(self._samples(backend), p, strict=True):
                 for answer in trace["answers"]:
-                    scores = {by_plan.get(trace["plan"]): answer.get("score")} | answer.get("scores", {})
-                    for verifier, score in scores.items():
-                        if verifier is not None and score is not None:
-                            seen[verifier].append((score, answer["correct"]))
-        return {name: fit_scores([score for score, _ in pairs], [right for _, right in pairs]) for name, pairs in seen.items()}
+                    for verifier, score in answer.get("scores", {}).items():
+                        if score is not None:
+                            seen[verifier].append((score, answer["correct"], before))
+        return {name: fit_scores(*np.array(rows).T) for name, rows in seen.items()}
 
     def _tempering(self, scores: Mapping[str, Scores], logits: Mapping[str, Array]) -> float:
         """From the first scored samples of the backend that has most, predicting its others and those of all backends."""
@@ -98,11 +98,11 @@ class CurveFit:
         whole = [i for i, trace in enumerate(traces) if len(trace["answers"]) >= 2 * SEEN]
         if verifier is None or len(whole) < LEAST:
             return 1.0
-        ratio = np.array([[_likelihoods(scores[verifier], a["scores"][verifier]) for a in traces[i]["answers"][:SEEN]] for i in whole])
+        joint = np.stack([_evidence(scores[verifier], logits[seen][i], traces[i]["answers"][:SEEN], verifier) for i in whole])
         known = np.array([sum(a["correct"] for a in traces[i]["answers"][:SEEN]) for i in whole])
         right, draws = ({name: values[whole] for name, values in rows.items()} for rows in (right, draws))
         right[seen], draws[seen] = right[seen] - known, draws[seen] - SEEN
-        return fit_tempering({name: x[whole] for name, x in logits.items()}, ratio, seen, right, draws)
+        return fit_tempering({name: x[whole] for name, x in logits.items()}, joint, right, draws)
 
     def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
         """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds]."""
@@ -163,10 +163,12 @@ def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterabl
     return CurveFit(rows, features, market, list(distinct.values())).curves(source)
 
 
-def _likelihoods(scores: Scores, raw: float | None) -> tuple[float, float]:
-    """Of a score, if right and if wrong; (1, 1) of an answer that was not scored."""
-    k = None if raw is None else scores.bin(raw)
-    return (1.0, 1.0) if k is None else (scores.right[k], scores.wrong[k])
+def _evidence(scores: Scores, logits: Array, answers: Rows, verifier: str) -> Array:
+    """Log likelihood at each node of what the verifier said of the answers, shape [J]; nothing of one that it did not score."""
+    p = expit(logits)
+    right, wrong = scores.likelihoods(p)
+    said = [scores.bin(raw) for answer in answers if (raw := answer["scores"][verifier]) is not None]
+    return np.asarray(np.log(p[:, None] * right[:, said] + (1 - p[:, None]) * wrong[:, said]).sum(axis=1))
 
 
 def fitted_text(prompt: str) -> str:

@@ -310,15 +310,10 @@ class Job:
         if answer.raw_score is not None and answer.verifier is not None:
             # A verifier of beginnings scores an answer cut off by its length as one that may yet end well; it will not.
             raw = 0.0 if answer.choice.finish_reason == "length" else answer.raw_score
-            return _scored(self.parts.market.curves.scores_of(answer.verifier), raw, answer.backend, channel)
+            return self.parts.market.curves.scores_of(answer.verifier).seen(answer.backend, raw, channel)
         if answer.votes is not None:
-            return _scored(VOTES, answer.votes, answer.backend, channel)
+            return VOTES.seen(answer.backend, answer.votes, channel)
         return Evidence(answer.backend, channel)
-
-
-def _scored(scores: Scores, raw: float, backend: str, channel: Channel) -> Evidence:
-    k = scores.bin(raw)
-    return Evidence(backend, channel, scores.right[k], scores.wrong[k])
 
 
 def _tighter(*limits: float | None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,8 +88,21 @@ def test_scores_are_calibrated_at_the_base_rate(score: float) -> None:
 
 def test_a_belief_survives_the_log() -> None:
     """Written as JSON and read back it has the same weights and chances."""
-    belief = Belief.prior({"small": 0.3, "new": -1.0}, {"small": Success(0.1, 0.9, 1.3)}).after([Evidence("small", Channel(0.2), 0.7, 0.1)])
+    answers = [Evidence("small", Channel(0.2), 0.7, 0.1), Evidence("small", PLAIN, 0.7, 0.1, 0.3, 0.2)]
+    belief = Belief.prior({"small": 0.3, "new": -1.0}, {"small": Success(0.1, 0.9, 1.3)}).after(answers)
     again = Belief.from_json(json.loads(json.dumps(belief.as_json())))
     assert np.array_equal(again.weights, belief.weights)
     assert again.chances == belief.chances
     assert again.evidence == belief.evidence
+
+
+def test_a_middling_score_says_more_of_a_hard_prompt() -> None:
+    """Where right answers to hard prompts get middling scores, one such score after failures is likelier right than the easy table says."""
+    scores = Scores((0.3, 0.8), (0.02, 0.08, 0.9), (0.9, 0.09, 0.01), 0.5, (0.02, 0.9, 0.08), (0.9, 0.09, 0.01))
+    same = replace(scores, right_hard=(), wrong_hard=())
+    failed = Belief({"small": (-2.0, 1.0)}).after([scores.seen("small", 0.1)] * 3)
+    told, untold = failed.after([scores.seen("small", 0.5)]), failed.after([same.seen("small", 0.5)])
+    assert told.best > 2 * untold.best
+    right, wrong = scores.likelihoods(np.array([0.0, 0.5, 1.0]))
+    assert (right.sum(axis=1), wrong.sum(axis=1)) == (pytest.approx(np.ones(3)), pytest.approx(np.ones(3)))
+    assert right[1] == pytest.approx((right[0] + right[2]) / 2)

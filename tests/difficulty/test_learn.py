@@ -61,10 +61,12 @@ def test_evidence_is_tempered_as_much_as_it_repeats_itself(drawn, copies: int, e
     logits = {m: (t.intercept + t.slope * features[m])[:, None] + t.spread * NODES for m, t in TRUE.items()}
     chance = {m: expit(t.intercept + t.slope * features[m] + t.spread * u) for m, t in TRUE.items()}
     seen = rng.random((N, 4)) < chance["small"][:, None]
-    ratio = np.repeat(np.where(seen[:, :, None], [0.9, 0.1], [0.1, 0.9]), copies, axis=1)
+    p = expit(logits["small"])[:, None, :]
+    said = np.where(seen[:, :, None], p * 0.9 + (1 - p) * 0.1, p * 0.1 + (1 - p) * 0.9)
+    evidence = copies * np.log(said).sum(axis=1)
     draws = {m: np.full(N, 12) for m in TRUE}
     right = {m: rng.binomial(draws[m], chance[m]) for m in TRUE}
-    assert fit_tempering(logits, ratio, "small", right, draws) == pytest.approx(exponent, abs=0.21)
+    assert fit_tempering(logits, evidence, right, draws) == pytest.approx(exponent, abs=0.21)
 
 
 def test_scores_become_monotone_calibrated_bins() -> None:
@@ -79,6 +81,24 @@ def test_scores_become_monotone_calibrated_bins() -> None:
     assert (np.diff(chances) >= -1e-12).all()
     odds = 0.4 / 0.6 * np.exp(((0.55 - 0.3) ** 2 - (0.55 - 0.7) ** 2) / (2 * 0.15**2))
     assert found.calibrated(0.55) == pytest.approx(odds / (1 + odds), abs=0.08)
+
+
+def test_a_verifier_that_is_less_sure_of_right_answers_to_hard_prompts_is_seen_through() -> None:
+    """Scores fall as those of an easy and of a hard prompt, by the chance before they were seen; both kinds are told apart."""
+    rng = np.random.default_rng(2)
+    chance = rng.beta(0.8, 0.8, 30_000)
+    right = rng.random(len(chance)) < chance
+    sure = rng.random(len(chance)) < chance
+    score = np.where(right, np.where(sure, 0.95, 0.6), np.where(rng.random(len(chance)) < 0.9, 0.05, 0.6)) + rng.normal(
+        0, 0.01, len(chance)
+    )
+    found = fit_scores(score, right, chance)
+    easy, hard = (table[0] for table in found.likelihoods(np.array([1.0]))), (table[0] for table in found.likelihoods(np.array([0.0])))
+    (right_easy, wrong_easy), (right_hard, wrong_hard) = easy, hard
+    middle = found.bin(0.5)
+    assert right_easy[found.bin(0.8) :].sum() > 0.9
+    assert right_hard[middle : found.bin(0.8)].sum() > 0.8
+    assert wrong_easy[middle:].sum() == pytest.approx(wrong_hard[middle:].sum(), abs=0.05)
 
 
 def test_a_verifier_that_says_one_thing_of_all_is_worth_nothing() -> None:

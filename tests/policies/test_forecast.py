@@ -31,7 +31,7 @@ def simulate(n: int, batch: int, ease: float, stop_at: float, times: int = 40_00
     """(share of right answers, mean number of draws) of best-of-n played out, with the verifier of the market."""
     rng = np.random.default_rng(0)
     scores, b = CURVES.scores["reward"], belief(ease)
-    right, wrong = scores.likelihoods
+    right, wrong = np.asarray(scores.right), np.asarray(scores.wrong)
     node = rng.choice(len(NODES), size=times, p=PRIOR)
     p = 1 / (1 + np.exp(-b.logits["small"][node]))
     correct = rng.random((times, n)) < p[:, None]
