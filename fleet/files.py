@@ -14,8 +14,8 @@ from fleet.tokens import END, PAD, build_tokenizer
 
 ROOT = Path(__file__).parent
 
-TEMPERATURES = {"large": 0.6}
-"""By model, where it is not 1: large is asked for one good answer, small for many that differ."""
+TEMPERATURES = {"small": 0.7, "large": 0.6}
+"""At which each model serves: on validation puzzles eight answers of small hold a right one more often at 0.6 to 0.7 than at 1."""
 
 
 def publish(model: Any, folder: Path) -> None:

@@ -20,7 +20,7 @@ from fleet import revise
 from fleet import reward as prm
 from fleet.data import SIZES as NUMBERS
 from fleet.data import Rows, training_rows
-from fleet.files import ROOT, load, publish
+from fleet.files import ROOT, TEMPERATURES, load, publish
 from fleet.fitting import Plan, Progress, fit, next_token_loss
 from fleet.models import SIZES, new_model
 from fleet.rollouts import Group, load_groups, new_groups, roll_out, save_groups
@@ -30,7 +30,7 @@ from fleet.split import Split
 SCRATCH = Path(".fleet-train")
 PER_SIZE = {"small": 96, "large": 64}
 MINUTES = {"small": 20.0, "large": 64.0, "reward": 6.0, "revise": 8.0, "revise-again": 11.0, "refresh": 8.0}
-SHARPENINGS = ("sharpen-1", "sharpen-2", "sharpen-3")
+SHARPENINGS = ("sharpen-1", "sharpen-2")
 MINUTES |= dict.fromkeys(SHARPENINGS, 12.0)
 
 EXAMPLES = """examples:
@@ -90,7 +90,7 @@ def finish(run: Run, name: str, stage: str, model: Any, progress: Progress) -> N
 
 
 ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2500, 6), "validation": (250, 8)}
-LARGE_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (500, 4), "validation": (150, 4)}
+LARGE_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 OWN_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (2000, 4)}
 FINAL_ROLLOUTS: dict[Split, tuple[int, int]] = {"train": (1000, 4), "validation": (250, 4)}
 
@@ -111,8 +111,8 @@ def roll(run: Run, name: str, folder: Path, wanted: dict[Split, tuple[int, int]]
 def refresh_reward(run: Run) -> None:
     """Bring the reward model up to what it will see: answers of the final small and large, and revised ones."""
     judge, calibration = published_reward(run)
-    roll(run, "final-small", run.out / "small", FINAL_ROLLOUTS)
-    roll(run, "large", run.out / "large", LARGE_ROLLOUTS)
+    roll(run, "final-small", run.out / "small", FINAL_ROLLOUTS, TEMPERATURES["small"])
+    roll(run, "large", run.out / "large", LARGE_ROLLOUTS, TEMPERATURES["large"])
     small = load(run.out / "small", LlamaForCausalLM, run.device)
     for side, (puzzles, _) in FINAL_ROLLOUTS.items():
         groups = new_groups(run.seed + 1, puzzles, side)
@@ -140,9 +140,14 @@ def published_reward(run: Run) -> tuple[Any, prm.Calibration]:
     return load(folder, LlamaForTokenClassification, run.device), prm.Calibration(**json.loads((folder / "calibration.json").read_text()))
 
 
+JUDGED = ("small", "final-small", "large", "revised")
+"""Rollouts that the reward model learns from, as far as they are made."""
+
+
 def gathered(run: Run, side: str) -> list[Group]:
-    """All rollouts of one side."""
-    return [group for path in sorted(run.scratch.glob(f"*-{side}.jsonl.gz")) for group in load_groups(path)]
+    """The reward model's rollouts of one side."""
+    paths = [run.scratch / f"{name}-{side}.jsonl.gz" for name in JUDGED]
+    return [group for path in paths if path.exists() for group in load_groups(path)]
 
 
 def train_reward(run: Run) -> None:

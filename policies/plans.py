@@ -70,7 +70,7 @@ class BestOfN(PlanBase):
     select: Literal["best", "majority", "weighted"] = "best"
     verifier: str | None = None
     batch: int = Field(4, ge=1, description="samples drawn before the policy looks whether more are worth it")
-    temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else 1")
+    temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else the backend's own")
     answer: str | None = Field(None, description="regular expression whose last match (group 1) is the answer that votes are counted on")
 
     @model_validator(mode="after")

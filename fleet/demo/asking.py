@@ -25,8 +25,8 @@ class Offer:
 
 
 def _best_of(n: int) -> dict[str, Any]:
-    """One batch: the prompt is read once, which is the cheapest way to draw all n. At the temperature at which they do best."""
-    return {"best_of_n": {"backend": "small", "n": n, "batch": n, "temperature": 0.7, "verifier": "reward"}}
+    """One batch: the prompt is read once, which is the cheapest way to draw all n."""
+    return {"best_of_n": {"backend": "small", "n": n, "batch": n, "verifier": "reward"}}
 
 
 BASELINE = Offer("large once", {"single": {"backend": "large"}})

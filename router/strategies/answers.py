@@ -61,6 +61,7 @@ def top(candidates: Sequence[Candidate]) -> Candidate:
     return chosen
 
 
-def warm(temperature: float | None, request: ChatRequest) -> float:
-    """The temperature of samples that are to differ: the plan's, else the request's, else 1. A request that says 0 is taken at its word."""
-    return 0.0 if request.temperature == 0 else temperature or request.temperature or 1.0
+def warm(temperature: float | None, request: ChatRequest) -> float | None:
+    """The temperature of samples that are to differ: the plan's, else the request's, else the backend's own (None). A request that says 0
+    is taken at its word."""
+    return 0.0 if request.temperature == 0 else temperature or request.temperature

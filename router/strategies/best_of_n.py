@@ -31,9 +31,9 @@ async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
 
 
 def _batch(spec: BestOfN, request: ChatRequest, asked: int, n: int) -> ChatRequest:
-    """The next `n` samples, with seeds of their own. A lone sample need not differ from anything: it is asked for as a single answer is."""
-    temperature = request.temperature if spec.n == 1 and spec.temperature is None else warm(spec.temperature, request)
-    return request.but(n=n, temperature=temperature, seed=None if request.seed is None else request.seed + asked)
+    """The next `n` samples, with seeds of their own."""
+    seed = None if request.seed is None else request.seed + asked
+    return request.but(n=n, temperature=warm(spec.temperature, request), seed=seed)
 
 
 def choose(spec: BestOfN, drawn: Sequence[Candidate]) -> Candidate:

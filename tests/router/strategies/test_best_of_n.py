@@ -117,7 +117,7 @@ async def test_the_policy_ends_the_drawing():
 @pytest.mark.parametrize(
     ("own", "of_request", "n", "used"),
     [
-        (None, None, 4, 1.0),
+        (None, None, 4, None),
         (None, 0.0, 4, 0.0),
         (None, 0.4, 4, 0.4),
         (0.7, 0.4, 4, 0.7),
@@ -128,7 +128,7 @@ async def test_the_policy_ends_the_drawing():
     ],
 )
 async def test_samples_are_drawn_at_a_temperature_at_which_they_differ(own, of_request, n, used):
-    """The plan's temperature, else the request's, else 1; but a request that says 0 is taken at its word."""
+    """The plan's temperature, else the request's, else the backend's own; but a request that says 0 is taken at its word."""
     backend = scripted("small", "6")
     await best_of_n(spec(n, temperature=own), ASKED.but(temperature=of_request), a_run(backend))
     assert backend.requests[0].temperature == used

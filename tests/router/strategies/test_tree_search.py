@@ -244,9 +244,9 @@ async def test_a_search_that_finishes_nothing_completes_its_best_beginning(max_s
     assert backend.requests[-1].stop == (() if max_steps < 3 else ("\n",))
 
 
-@pytest.mark.parametrize(("own", "of_request", "used"), [(None, None, 1.0), (0.6, 0.0, 0.0), (None, 0.3, 0.3), (0.6, 0.3, 0.6)])
+@pytest.mark.parametrize(("own", "of_request", "used"), [(None, None, None), (0.6, 0.0, 0.0), (None, 0.3, 0.3), (0.6, 0.3, 0.6)])
 async def test_steps_are_drawn_at_a_temperature_at_which_they_differ(own, of_request, used):
-    """The plan's temperature, else the request's, else 1; but a request that says 0 is taken at its word."""
+    """The plan's temperature, else the request's, else the backend's own; but a request that says 0 is taken at its word."""
     backend = tree()
     await search(backend, request=ASKED.but(temperature=of_request), temperature=own)
     assert {request.temperature for request in backend.requests} == {used}
