@@ -8,8 +8,9 @@ then right with chance q_jk = p_j * P(k | right) / h_jk. Source: the order stati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import hypot, sqrt
 
 import numpy as np
@@ -83,17 +84,20 @@ def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, s
     right, wrong = market.curves.scores_of(plan.verifier).likelihoods(sigmoid(belief.logits[plan.backend]))
     best = 0.0 if so_far is None else float(weights @ so_far)
     below = np.ones(right.shape)  # chance that the plan goes on and its best score is in bin k or under
-    done, reached, ends, keeps, q = np.zeros_like(weights), [], 0, 0, below
-    for row in rows:
+    reached: list[float] = []
+    done, ends, keeps, q = np.zeros_like(weights), 0, 0, below
+    for row, times in _runs(rows):
         p = row.p[:, None]
-        h = p * right + (1 - p) * wrong
-        q, cumulative = p * right / h, h.cumsum(axis=1)
-        chance = (weights @ (p * right)) / (weights @ h)
+        if_right = p * right
+        h = if_right + (1 - p) * wrong
+        q, top = if_right / h, h.cumsum(axis=1) ** row.draws
+        chance = (weights @ if_right) / (weights @ h)
         ends, keeps = max(ends, _first_at_least(chance, max(stop_at, best))), _first_at_least(chance, best)
-        reached.append(float(weights @ below[:, -1]))
-        top = cumulative**row.draws
-        done += below[:, -1] * (np.diff(top, axis=1, prepend=0.0) * q)[:, ends:].sum(axis=1)
-        below = below * top
+        goes_on = top[:, ends - 1] if ends else np.zeros_like(weights)
+        made = below[:, -1, None] * goes_on[:, None] ** np.arange(times)  # chance that each stage of the run is made, [J, times]
+        reached += (weights @ made).tolist()
+        done += made.sum(axis=1) * (np.diff(top, axis=1, prepend=0.0) * q)[:, ends:].sum(axis=1)
+        below = below * top**times
         below[:, ends:] = below[:, [ends - 1]] if ends else 0.0
     going = below[:, -1]
     kept = (np.diff(below, axis=1, prepend=0.0) * q)[:, keeps:].sum(axis=1)
@@ -102,6 +106,13 @@ def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, s
     open_chance = float(weights @ going)
     posterior = weights * going / open_chance if open_chance > 0 else weights
     return Outlook(float(weights @ (done + kept)), tuple(reached), open_chance, posterior, np.clip(kept / np.maximum(going, 1e-12), 0, 1))
+
+
+def _runs(rows: Sequence[Stage]) -> Iterator[tuple[Stage, int]]:
+    """Stages that follow each other and are alike, as one with their number: what they give together has a closed form."""
+    for _, alike in groupby(rows, key=lambda row: (id(row.p), row.draws)):
+        run = list(alike)
+        yield run[0], len(run)
 
 
 def _first_at_least(chance: Array, at: float) -> int:
