@@ -98,9 +98,12 @@ def open_probe(
 
 
 def located(artifact: str) -> Path:
-    """The folder of a probe: from the working directory, else beside the package. Raises ArtifactError."""
+    """The folder of a probe, of the version in use: from the working directory, else beside the package. Raises ArtifactError."""
+    from difficulty.versions import resolved
+
     package = Path(__file__).resolve().parent.parent
-    found = next((base / artifact for base in (Path.cwd(), package) if (base / artifact / "probe.json").is_file()), None)
+    places = (resolved(base / artifact) for base in (Path.cwd(), package))
+    found = next((place for place in places if (place / "probe.json").is_file()), None)
     if found is None:
         raise ArtifactError(f"no probe.json in ./{artifact}, none in {package / artifact}; `outlay fit` writes one")
     return found

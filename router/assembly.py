@@ -17,6 +17,7 @@ from adapters.verifiers import build_verifier
 from difficulty.curves import Curves, CurvesError
 from difficulty.errors import DifficultyError
 from difficulty.service import ProbeService
+from difficulty.versions import resolved
 from policies.facts import Market
 from router.certificate import held_to
 from router.config import Config
@@ -97,5 +98,6 @@ def open_probe(options: ProbeOptions) -> ProbeService | None:
 
 
 def located(name: str) -> Path:
-    """A path of the configuration: from the working directory, else from the folder that Outlay is installed in."""
-    return Path(name) if Path(name).exists() else Path(__file__).parents[1] / name
+    """A path of the configuration: from the working directory, else from the folder that Outlay is installed in; of the version in use."""
+    here = resolved(Path(name))
+    return here if here.exists() else resolved(Path(__file__).parents[1] / name)

@@ -293,6 +293,56 @@ def keys_revoke(
     typer.echo(f"key {id} is revoked")
 
 
+artifacts = typer.Typer(
+    help="Versions of what was fitted: list them, put one into use, go back.", no_args_is_help=True, rich_markup_mode=None
+)
+cli.add_typer(artifacts, name="artifacts")
+
+ArtifactArgument = Annotated[Path, typer.Argument(help="Folder that `outlay fit --out` wrote to.", exists=True, file_okay=False)]
+NEXT = "a running gateway takes it when it is started again"
+
+
+@artifacts.command("list", epilog="Example:  outlay artifacts list learned")
+def list_artifacts(folder: ArtifactArgument) -> None:
+    """Every version, newest first, with the one in use marked."""
+    from datetime import datetime
+
+    from difficulty.versions import versions
+
+    for version in versions(folder):
+        made = datetime.fromtimestamp(version.made_s).isoformat(" ", "seconds")
+        typer.echo(f"{'*' if version.current else ' '} {version.digest}  {made}  labels {version.data}  {', '.join(version.backends)}")
+
+
+@artifacts.command(epilog="Example:  outlay artifacts promote learned 1a2b3c")
+def promote(
+    folder: ArtifactArgument, digest: Annotated[str, typer.Argument(help="Of the version; its first digits, if they are its alone.")]
+) -> None:
+    """Put a version into use, if it loads."""
+    from difficulty.versions import promote as run
+
+    typer.echo(f"{run(folder, digest).current} is in use; {NEXT}")
+
+
+@artifacts.command(epilog="Example:  outlay artifacts rollback learned")
+def rollback(folder: ArtifactArgument) -> None:
+    """Put the version before into use again."""
+    from difficulty.versions import rollback as run
+
+    typer.echo(f"{run(folder).current} is in use again; {NEXT}")
+
+
+@cli.command(epilog="Example:  outlay feedback --config outlay.yaml")
+def feedback(config: ConfigOption = None) -> None:
+    """Show what feedback has taught: shifts of each backend by domain, and how well each verifier agrees with the labels."""
+    from rich.console import Console
+
+    from router.config import load
+    from router.lessons_shown import lessons
+
+    Console().print(asyncio.run(lessons(load(_path(config)).feedback)))
+
+
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def demo(context: typer.Context) -> None:
     """Send held-out puzzles through every plan of the embedded fleet, and compare what they give and cost."""

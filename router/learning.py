@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difficulty.labels import TEST
+from difficulty.versions import POINTER, digest_of, pointer, resolved, written
 from policies.plans import Plan
 from router.assembly import market, parts
 from router.collect import Collector, collect, plans_of, read_log, read_prompts
@@ -87,19 +88,27 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     reader = open_encoder(encoder, threads=config.probe.threads)
     with _stages(console) as progress:
         fitted = fit_probe(labels(rows), reader, seed=seed, progress=progress)
-    report = write_report(fitted, out)
-    save_probe(out, fitted.head, reader, data_digest=fitted.table.digest, seed=seed, figures=summary(fitted, report))
     built = parts(without_probe(config))
     plans: list[Plan] = [plan for policy in config.policies.values() for plan in policy.all_plans]
     side = dict(zip(fitted.table.prompts, fitted.side, strict=True))
     learned_on = [row for row in rows if side[fitted_text(row["prompt"])] != TEST]
-    curves = learn_curves(
-        learned_on, fitted, market(built.backends, built.verifiers, built.market.curves), plans, source=f"{len(learned_on)} prompts"
-    )
-    curves.save(out / "curves.json")
+    sold = market(built.backends, built.verifiers, built.market.curves)
+    curves = learn_curves(learned_on, fitted, sold, plans, source=f"{len(learned_on)} prompts")
+    with written(out) as place:
+        report = write_report(fitted, place)
+        save_probe(place, fitted.head, reader, data_digest=fitted.table.digest, seed=seed, figures=summary(fitted, report))
+        curves.save(place / "curves.json")
+        digest = digest_of(place)
     tested = int((fitted.side == TEST).sum())
-    console.print(f"{len(rows)} prompts, {tested} of them kept for the report: {out / 'report.md'}")
-    console.print(f"probe and curves are in {out}; name them in the configuration: probe.artifact: {out}, curves: {out / 'curves.json'}")
+    console.print(f"{len(rows)} prompts, {tested} of them kept for the report: {resolved(out) / 'report.md'}")
+    console.print(_what_next(out, digest), markup=False)
+
+
+def _what_next(out: Path, digest: str) -> str:
+    """How what was fitted comes into use."""
+    if (out / POINTER).exists() and pointer(out).current != digest:
+        return f"{pointer(out).current} stays in use until: outlay artifacts promote {out} {digest}"
+    return f"probe and curves are in {out}; name them in the configuration: probe.artifact: {out}, curves: {out / 'curves.json'}"
 
 
 def without_probe(config: Config) -> Config:

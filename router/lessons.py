@@ -87,7 +87,8 @@ class Lessons:
         self.fading = Fading(self.options.half_life_days, self.options.prior_sd, self.options.max_shift)
         self._counts: Mapping[Cell, Counts] = {}
         self._unsent: dict[Cell, Counts] = {}
-        self._corrections = Corrections()
+        self.corrections = Corrections()
+        """What the labels show, whether it is applied or not."""
         self._ttl_s = self.options.ttl_days * DAY_S
         self._lock, self._writes = asyncio.Lock(), set[asyncio.Task[None]]()
         self._refresher: asyncio.Task[None] | None = None
@@ -104,7 +105,7 @@ class Lessons:
 
     def shifts(self, domain: str) -> Mapping[str, float]:
         """By backend: what to add to its logit in this domain. Empty unless corrections are switched on."""
-        return self._corrections.of(domain) if self.options.correct else {}
+        return self.corrections.of(domain) if self.options.correct else {}
 
     async def remember(self, id: str, domain: str, key: str, answers: list[Sent]) -> None:
         """From now on these can be judged. Where the memory is shared, it is told in the background."""
@@ -183,7 +184,7 @@ class Lessons:
             return
         self.trouble = ""
         self._counts = dict(_cells(rows))
-        self._corrections = await asyncio.to_thread(corrections, self._counts, self._epoch, self.fading)
+        self.corrections = await asyncio.to_thread(corrections, self._counts, self._epoch, self.fading)
 
     @property
     def health(self) -> Mapping[str, Health]:

@@ -61,7 +61,7 @@ class Online:
         if not self.writers:
             return
         tags = {name: redacted(value) for name, value in ask.tags.items()}
-        event = DecisionEvent(ask.id, self._clock(), ending, block, tags, owner(ask))
+        event = DecisionEvent(ask.id, self._clock(), ending, block, tags, ask.purse.owner)
 
         def written() -> bytes:  # in the writer's thread: reading a long prompt takes time
             text = conversation_text(ask.request.messages)[:PROMPT_CHARACTERS]
@@ -74,7 +74,7 @@ class Online:
         """An answer is about to go out: it can be judged from now on, and others may be asked what they would have said."""
         domain = self.lessons.domain(job.ask.tags)
         sent = [_sent(job, candidate, best=i == 0) for i, candidate in enumerate(outcome.candidates)]
-        await self.lessons.remember(outcome.id, domain, owner(job.ask), sent)
+        await self.lessons.remember(outcome.id, domain, job.ask.purse.owner, sent)
         if job.bypass or outcome.cached:
             return
         lines = job.belief.lines
@@ -118,11 +118,6 @@ class Online:
             await self.shadow.aclose()
         await self.lessons.aclose()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers))
-
-
-def owner(ask: Ask) -> str:
-    """Who asks; empty where there are no keys."""
-    return ask.purse.owner
 
 
 def _sent(job: Job, candidate: Candidate, *, best: bool) -> Sent:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -231,3 +233,48 @@ def test_check_says_how_far_a_budget_reaches_and_what_can_be_spent_after_it(tmp_
         assert "$5 per day, enough for 3,220 requests" in out
         assert says in out
         assert "may add $0.1 each" in out
+
+
+# --- what was learned ---------------------------------------------------------------------------------------------------
+
+
+def test_artifacts_are_listed_promoted_and_rolled_back(tmp_path: Path, capsys: Captured) -> None:
+    """The one in use is marked; what cannot be is one line on standard error."""
+    from tests.difficulty.test_versions import a_version
+
+    first, second = a_version(tmp_path, 1), a_version(tmp_path, 2)
+    assert outlay("artifacts", "promote", str(tmp_path), second[:8]) == 0
+    assert outlay("artifacts", "list", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert f"{second} is in use" in out
+    assert f"* {second}" in out
+    assert f"  {first}" in out
+    assert outlay("artifacts", "rollback", str(tmp_path)) == 0
+    assert f"{first} is in use again" in capsys.readouterr().out
+    assert outlay("artifacts", "rollback", str(tmp_path)) == 2
+    assert "no version was in use before" in capsys.readouterr().err
+
+
+def test_feedback_shows_what_was_learned_from_where_it_is_kept(tmp_path: Path, capsys: Captured) -> None:
+    """Shifts by domain and verifiers' health; what only the gateway knows, and what is not ours, is said."""
+    from adapters.sums import FileSums
+    from difficulty.feedback import Answer, counted
+    from router.lessons import DAY_S, Lessons
+
+    state, path = tmp_path / "state.json", tmp_path / "outlay.yaml"
+    epoch = Lessons().fading.epoch(time.time() / DAY_S)
+    cells = counted(Answer("small", 2.0, "exact", 0.9), "law", 0.0, epoch)
+    asyncio.run(FileSums(state).exchange({str(cell): row for cell, row in cells.items()}))
+    path.write_text(SCRIPTED + f"feedback: {{state: {state}}}\n")
+    assert outlay("feedback", "-c", str(path)) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"law +small +-0\.\d\d", out)
+    assert re.search(r"exact +1 +nan +1\.00 +0\.00", out)
+    assert "not applied" in out
+    path.write_text(SCRIPTED)
+    assert outlay("feedback", "-c", str(path)) == 2
+    assert "only the gateway itself sees" in capsys.readouterr().err
+    state.write_text("[]")
+    path.write_text(SCRIPTED + f"feedback: {{state: {state}}}\n")
+    assert outlay("feedback", "-c", str(path)) == 2
+    assert "not written by Outlay" in capsys.readouterr().err
