@@ -172,6 +172,14 @@ class Job:
         if self.parts.when_unavailable is not None:
             self._fall_back(self.parts.when_unavailable)
 
+    def paced(self, pace: Pace, shared: bool) -> None:
+        """Take the multiplier of the policy's budget over time; where the budget is gone, or counted by this process alone, be marked.
+        A policy with a certificate moves among the accepted multipliers only."""
+        held = self.parts.accepted.get(self.policy_name)
+        self.pace = replace(pace, multiplier=held.held(pace.multiplier)) if held else pace
+        self.run.limits = replace(self.run.limits, cost_usd=min(self.run.limits.cost_usd, pace.ceiling_usd))
+        self.run.degraded |= {name for name, so in (("budget", pace.spent), ("pacing", not shared)) if so}
+
     def _fall_back(self, backend: str) -> None:
         if backend not in self.barred:
             self.fallback = Single(backend=backend)
