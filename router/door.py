@@ -10,7 +10,7 @@ from typing import Any
 from adapters.accounts import METERS, NANO, Account, Entry
 from adapters.ledger import build_ledger
 from router.config import Config
-from router.errors import Forbidden, InvalidRequest
+from router.errors import Forbidden
 from router.keys import Key, KeyRing
 from router.purse import Purse
 from router.teller import Teller
@@ -37,7 +37,7 @@ class Door:
     async def usage(self) -> list[dict[str, Any]]:
         """Every key, with what it may spend and has spent in the present windows; for whoever has an admin key."""
         if self._ring is None or self._teller is None:
-            raise InvalidRequest("this server asks for no keys (keys.path), so there is nothing to administer", code="not_found")
+            raise Forbidden("this server asks for no keys, so nobody is its administrator; see keys.path in the configuration")
         return [{**_shown(key), "used": await self._used(key.account)} for key in self._ring.keys]
 
     async def _used(self, account: Account) -> dict[str, dict[str, float]]:

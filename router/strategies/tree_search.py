@@ -86,7 +86,7 @@ class _Search:
         whole = Choice(prefix.text + choice.text, choice.finish_reason)
         return await appraise(self.spec, self.request, self.run, [whole], blind=self.blind)
 
-    async def _draw(self, wanted: Mapping[Prefix, int], temperature: float) -> list[Prefix]:
+    async def _draw(self, wanted: Mapping[Prefix, int], temperature: float | None) -> list[Prefix]:
         """So many next steps for each beginning, all at once. One that fails leaves the others; if all fail, so does this."""
         asked = [self._asking(prefix, n, temperature) for prefix, n in wanted.items()]
         results = await attempts(self.run.generate(self.spec.backend, one, verifier=self.spec.verifier) for one in asked)
@@ -94,7 +94,7 @@ class _Search:
         drawn = [(p, choice) for p, result in zip(wanted, results, strict=True) if isinstance(result, list) for choice in result]
         return self.steps.grown(drawn)
 
-    def _asking(self, prefix: Prefix, n: int, temperature: float) -> ChatRequest:
+    def _asking(self, prefix: Prefix, n: int, temperature: float | None) -> ChatRequest:
         """With seeds that no other draw of this search has."""
         seed = None if self.request.seed is None else self.request.seed + self.drawn
         self.drawn += n
