@@ -213,6 +213,18 @@ def evaluate(
     run_evaluate(_path(config), log, out, policy or [], against, fresh)
 
 
+@cli.command(epilog="Example:  outlay replay --events decisions.jsonl --policy thorough")
+def replay(
+    events: Annotated[str, typer.Option(help="The decision log: a file, a folder, or redis://host:6379/0?stream=name.")],
+    policy: Annotated[str, typer.Option("--policy", "-p", help="What is to be tried.")],
+    config: ConfigOption = None,
+) -> None:
+    """Show what another policy would have decided on logged requests, and estimate what that would have been worth."""
+    from router.replay import run_replay
+
+    run_replay(events, _path(config), policy)
+
+
 @cli.command(epilog="Example:  outlay certify --log log.jsonl --policy balanced --against large --epsilon 0.02")
 def certify(
     log: LogOption,
