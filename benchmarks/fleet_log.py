@@ -123,7 +123,8 @@ class Sampler:
             {"text": text, "correct": check(question.prompt, text), "scores": {"reward": verdict.score}}
             for text, verdict in zip(texts, said, strict=True)
         ]
-        calls = [["generate", name, len(rows), read, sum(map(len, rows)), 0.0]]
+        drawn = (rows[:1], rows[1:])  # as `outlay collect` draws them: one answer, then the others
+        calls = [["generate", name, len(part), read, sum(map(len, part)), 0.0] for part in drawn if part]
         return {"plan": f"sample({name})", "answers": answers, "calls": calls, "cost_usd": 0.0, "latency_s": 0.0}
 
 
