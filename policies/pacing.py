@@ -32,6 +32,8 @@ PRIOR = 0.02
 """Share of a usual period that today's level starts with; and, of time, where nothing is usual yet."""
 LAST = 0.005
 """Share of a period's requests that is always expected still to come, so that the last ones do not share out whatever is left."""
+CAUTION = 1.0
+"""Until a period was seen whole: so much more is expected than today's pace says, less as it passes. Traffic may be about to rise."""
 SPENT, SINCE, FIRST_SLOT = 0, 1, 2
 """Places in `History.now`: US dollars, share of the period over when it was begun, requests of each slot."""
 SEEN, PAID, EXPECTED, FIRST_DEMAND = 0, 1, 2, 3
@@ -133,7 +135,7 @@ def pace(budget_usd: float, objective: WithinBudget, history: History, now_s: fl
     here = history.period >= period
     left = budget_usd - (history.now[SPENT] if here else 0.0)
     low, high = objective.multipliers
-    needed = MOST if left <= 0 else _meeting(left / max(_to_come(history, here, over), 1.0), history.recent)
+    needed = MOST if left <= 0 else _meeting(left / max(to_come(history, here, over), 1.0), history.recent)
     return Pace(min(max(needed, low), high), budget_usd, left, (1 - over) * objective.period_s, objective.when_spent == "refuse")
 
 
@@ -153,7 +155,7 @@ def _meeting(target_usd: float, recent: Sequence[float]) -> float:
     return float(np.exp(np.interp(-np.log(target_usd), -np.log(curve), np.log(GRID))))
 
 
-def _to_come(history: History, here: bool, over: float) -> float:
+def to_come(history: History, here: bool, over: float) -> float:
     """Requests expected in the rest of the period: the usual ones, times today's level."""
     begun_at, slots = (history.now[SINCE], np.array(history.now[FIRST_SLOT:])) if here else (0.0, np.zeros(SLOTS))
     usual = np.array(history.usual[FIRST_SLOT:] if here else _blended(history))
@@ -162,7 +164,8 @@ def _to_come(history: History, here: bool, over: float) -> float:
     whole, prior = float(shape.sum()), PRIOR * float(shape.sum())
     past, rest = (_between(shape, *span) for span in ((begun_at, over), (over, 1.0)))
     level = (float(slots[slots > 0].sum()) + (prior if known.any() else 0.0)) / (past + prior)
-    return level * max(rest, LAST * whole)
+    prudent = 1.0 if known.any() else 1 + CAUTION * (1 - over)
+    return level * prudent * max(rest, LAST * whole)
 
 
 def _blended(history: History) -> list[float]:

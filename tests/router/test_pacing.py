@@ -9,7 +9,7 @@ import pytest
 
 from adapters.cache import MemoryCache
 from adapters.scripted import scripted
-from adapters.tallies import MemoryTallies, Tallies
+from adapters.tallies import MemoryTallies, RedisTallies, Tallies
 from difficulty.belief import Belief
 from policies.certify import Accepted
 from policies.decide import decide
@@ -133,12 +133,13 @@ async def test_each_tenant_has_its_share_and_all_of_them_the_whole() -> None:
     assert other.decision["budget"]["budget_usd"] in (1e-5, 1.0)
 
 
-async def test_two_processes_share_one_budget() -> None:
-    """What one of them spends is gone for the other."""
-    tallies = MemoryTallies()
-    one, two = a_paced(1e-5, tallies=tallies), a_paced(1e-5, tallies=tallies)
+async def test_two_processes_share_one_budget(redis_url: str) -> None:
+    """What one of them spends is gone for the other, as soon as that one asks Redis."""
+    one, two = (a_paced(1e-5, tallies=RedisTallies(redis_url, timeout_s=5)) for _ in range(2))
     await spent(one, 1)
     assert (await spent(two, 1))[0].degraded == ("budget",)
+    for router in (one, two):
+        await router.pacer.tallies.aclose()
 
 
 async def test_a_budget_that_cannot_be_shared_is_marked() -> None:

@@ -1,0 +1,121 @@
+"""Requests played against the embedded fleet's fitted curves: each decision is the service's own, each draw and each verdict is drawn.
+
+Played beforehand on a grid of difficulty and of the multiplier on cost, so that a day of requests takes its episodes from a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Array
+from difficulty.belief import PLAIN, PRIOR, Belief, Channel, Evidence
+from policies.decide import decide, worth_more
+from policies.facts import Decision, Facts, Market
+from policies.forecast import stages
+from policies.pacing import GRID, demand
+from policies.plans import Plan, Revise, TreeSearch
+from policies.policy import MOST, Optimiser, WithinBudget
+
+PROMPT_TOKENS = 14
+EASE: Array = np.arange(-4.0, 4.01, 0.5)
+"""Grid of the probe's word on a prompt, e of the small model, shape [E]."""
+LARGE_IS_EASIER = 0.9
+"""e of the large model less that of the small one: so that it is right on 60 % of the first days' prompts against 43 %."""
+MULTIPLIERS: Array = np.concatenate([[1.0], 2.0 ** np.arange(9, 18.01, 0.5), [MOST]])
+"""Grid of multipliers at which episodes are played, shape [M]."""
+EPISODES = 40
+"""In each cell of the two grids."""
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """By cell: cost and correctness, shape [E, M, K], and the demand of the first decision, [E, M, 1 + G]."""
+
+    cost_usd: Array
+    right: Array
+    demand: Array
+
+
+def play_all(policy: Optimiser, market: Market, seed: int) -> Episodes:
+    """Every cell of the grid."""
+    assert isinstance(policy.objective, WithinBudget), "demand is noted for budgets only"
+    nodes = np.searchsorted(np.cumsum(PRIOR), (np.arange(EPISODES) + 0.5) / EPISODES)
+    shape = (len(EASE), len(MULTIPLIERS))
+    found = Episodes(np.zeros((*shape, EPISODES)), np.zeros((*shape, EPISODES)), np.zeros((*shape, 1 + len(GRID))))
+    for i, j in np.ndindex(shape):
+        cell = Cell(policy, market, float(EASE[i]), float(MULTIPLIERS[j]))
+        found.demand[i, j] = demand(cell.decide(cell.prior, frozenset()).considered, policy.objective, cell.facts.cost_multiplier)
+        for k, node in enumerate(nodes):
+            found.cost_usd[i, j, k], found.right[i, j, k] = Episode(cell, int(node), np.random.default_rng((seed, k))).play()
+    return found
+
+
+class Cell:
+    """Decisions at one difficulty and multiplier, each made once: without limits they depend on what was run and seen alone."""
+
+    def __init__(self, policy: Optimiser, market: Market, ease: float, multiplier: float) -> None:
+        curves = market.curves
+        self.policy, self.market = policy, market
+        self.prior = Belief.prior({"small": ease, "large": ease + LARGE_IS_EASIER}, curves.success, tempering=curves.tempering)
+        self.facts = Facts(input_tokens=PROMPT_TOKENS, cost_multiplier=multiplier)
+        self._decided: dict[Any, Decision] = {}
+        self._goes_on: dict[Any, bool] = {}
+
+    def decide(self, belief: Belief, done: frozenset[str]) -> Decision:
+        """The service's decision."""
+        key = belief.evidence, done
+        if key not in self._decided:
+            self._decided[key] = decide(self.policy, self.market, replace(self.facts, done=done), belief)
+        return self._decided[key]
+
+    def goes_on(self, belief: Belief, done: frozenset[str], plan: Plan, drawn: int) -> bool:
+        """Whether the service would let a plan go on that has drawn so many answers."""
+        key = belief.evidence, done, drawn
+        if key not in self._goes_on:
+            self._goes_on[key] = worth_more(self.policy, self.market, replace(self.facts, done=done), belief, plan, drawn)
+        return self._goes_on[key]
+
+
+class Episode:
+    """One request, from its first decision to its last."""
+
+    def __init__(self, cell: Cell, node: int, rng: np.random.Generator) -> None:
+        self.cell, self.belief, self.rng = cell, cell.prior, rng
+        self.node = node
+        self.done: frozenset[str] = frozenset()
+        self.cost_usd = 0.0
+
+    def play(self) -> tuple[float, float]:
+        """(US dollars, chance at the true difficulty that the answer is right, given what the verifier said)."""
+        while (plan := self.cell.decide(self.belief, self.done).plan) is not None:
+            self.done |= {plan.key}
+            self._run(plan)
+        by_node = self.belief.best_by_node
+        assert by_node is not None, "a request without limits is answered"
+        return self.cost_usd, float(by_node[self.node])
+
+    def _run(self, plan: Plan) -> None:
+        """Stage after stage, while more is worth it."""
+        drawn = 0
+        for row in stages(plan, self.cell.prior, self.cell.market, self.cell.facts):
+            if drawn and not self.cell.goes_on(self.belief, self.done, plan, drawn):
+                return
+            chained = isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and drawn > 0)
+            for _ in range(row.draws):
+                self._draw(plan, float(row.p[self.node]), self.cell.market.curves.plan(plan.key).channel if chained else PLAIN)
+            drawn += row.draws
+            self.cost_usd += row.cost_usd
+
+    def _draw(self, plan: Plan, p: float, channel: Channel) -> None:
+        """One answer, right with that chance, and what the verifier says of it."""
+        right = bool(self.rng.random() < p)
+        if plan.verifier is None:
+            self.belief = self.belief.after([Evidence(plan.backend, channel)])
+            return
+        of_right, of_wrong = self.cell.market.curves.scores_of(plan.verifier).likelihoods
+        chances = of_right if right else of_wrong
+        k = int(self.rng.choice(len(chances), p=chances / chances.sum()))
+        self.belief = self.belief.after([Evidence(plan.backend, channel, float(of_right[k]), float(of_wrong[k]))])
