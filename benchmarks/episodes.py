@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Array
-from difficulty.belief import PLAIN, PRIOR, Belief, Channel, Evidence
+from difficulty.belief import PLAIN, PRIOR, Belief, Channel, Evidence, sigmoid
 from policies.decide import decide, worth_more
 from policies.facts import Decision, Facts, Market
 from policies.forecast import stages
@@ -24,7 +24,7 @@ EASE: Array = np.arange(-4.0, 4.01, 0.5)
 """Grid of the probe's word on a prompt, e of the small model, shape [E]."""
 LARGE_IS_EASIER = 0.9
 """e of the large model less that of the small one: so that it is right on 60 % of the first days' prompts against 43 %."""
-MULTIPLIERS: Array = np.concatenate([[1.0], 2.0 ** np.arange(9, 18.01, 0.5), [MOST]])
+MULTIPLIERS: Array = np.concatenate([[1.0], 2.0 ** np.arange(9, 16.01, 0.5), [MOST]])
 """Grid of multipliers at which episodes are played, shape [M]."""
 EPISODES = 40
 """In each cell of the two grids."""
@@ -112,10 +112,12 @@ class Episode:
     def _draw(self, plan: Plan, p: float, channel: Channel) -> None:
         """One answer, right with that chance, and what the verifier says of it."""
         right = bool(self.rng.random() < p)
-        if plan.verifier is None:
-            self.belief = self.belief.after([Evidence(plan.backend, channel)])
-            return
-        of_right, of_wrong = self.cell.market.curves.scores_of(plan.verifier).likelihoods
-        chances = of_right if right else of_wrong
+        self.belief = self.belief.after([self._scored(plan, right, channel) if plan.verifier else Evidence(plan.backend, channel)])
+
+    def _scored(self, plan: Plan, right: bool, channel: Channel) -> Evidence:
+        """The verifier's word on an answer: one of its bins, as often as right or wrong answers to so hard a prompt fall into it."""
+        scores = self.cell.market.curves.scores_of(plan.verifier or "")
+        of_right, of_wrong = scores.likelihoods(sigmoid(self.belief.logits[plan.backend][[self.node]]))
+        chances = (of_right if right else of_wrong)[0]
         k = int(self.rng.choice(len(chances), p=chances / chances.sum()))
-        self.belief = self.belief.after([Evidence(plan.backend, channel, float(of_right[k]), float(of_wrong[k]))])
+        return scores.seen(plan.backend, (scores.edges[0] - 1, *scores.edges)[k], channel)

@@ -33,6 +33,8 @@ DAYS = 3
 FIRST_DAY = 20_000
 BUDGET_USD = 30e-6 * REQUESTS
 """A sixth less than what the shipped policy `balanced` was found to spend on so many puzzles: docs/fleet-plans.md."""
+AGAIN = 8
+"""Requests between two looks at the tally: a process hears of what others spend now and then only."""
 RATES = (0.003, 0.01, 0.03)
 """Steps of the plain rule."""
 OBJECTIVE = WithinBudget(budget_usd=BUDGET_USD, per="day")
@@ -116,15 +118,22 @@ class Ours:
     def __init__(self) -> None:
         fresh = pacing.begun(DAY_S, FIRST_DAY * DAY_S)
         self.tally = Tally(fresh.period, fresh.now, fresh.usual, fresh.recent)
+        self.asked, self.multiplier = 0, 1.0
 
     def now(self, now_s: float) -> float:
         """The multiplier of a request at that time."""
-        return pacing.pace(BUDGET_USD, OBJECTIVE, self.tally, now_s).multiplier
+        if self.asked % AGAIN == 0:
+            self._look(now_s)
+        self.asked += 1
+        return self.multiplier
 
     def paid(self, now_s: float, cost_usd: float, demanded: tuple[float, ...]) -> None:
         """What the request cost."""
         row = pacing.added(DAY_S, now_s, cost_usd, demanded)
         self.tally = folded(self.tally, Added(row.period, row.now, row.recent, row.fade))
+
+    def _look(self, now_s: float) -> None:
+        self.multiplier = pacing.pace(BUDGET_USD, OBJECTIVE, self.tally, now_s).multiplier
 
 
 class Plain(Ours):
@@ -132,15 +141,12 @@ class Plain(Ours):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate, self.multiplier, self.target = rate, 1.0, 1.0
+        self.rate, self.target = rate, 1.0
 
     def now(self, now_s: float) -> float:
         """The multiplier of a request at that time."""
-        period, over = pacing.place(DAY_S, now_s)
-        here = self.tally.period >= period
-        left = BUDGET_USD - (self.tally.now[pacing.SPENT] if here else 0.0)
-        self.target = left / max(pacing.to_come(self.tally, here, over), 1.0)
-        return self.multiplier if left > 0 else MOST
+        multiplier = super().now(now_s)
+        return multiplier if self.target > 0 else MOST
 
     def paid(self, now_s: float, cost_usd: float, demanded: tuple[float, ...]) -> None:
         """What the request cost."""
@@ -148,6 +154,12 @@ class Plain(Ours):
         if self.target > 0:
             step = min(self.rate * (cost_usd / self.target - 1), 1.0)
             self.multiplier = float(np.clip(self.multiplier * np.exp(step), 1.0, MOST))
+
+    def _look(self, now_s: float) -> None:
+        period, over = pacing.place(DAY_S, now_s)
+        here = self.tally.period >= period
+        left = BUDGET_USD - (self.tally.now[pacing.SPENT] if here else 0.0)
+        self.target = left / max(pacing.to_come(self.tally, here, over), 1.0)
 
 
 def go_through(days: Days, episodes: Episodes, way: Fixed | Ours, chance: Array) -> Paid:

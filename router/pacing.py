@@ -46,7 +46,7 @@ class Pacer:
         """US dollars of a period, by key."""
         keys = {json.dumps([job.policy_name, objective.per]): objective.budget_usd}
         if objective.tenant_budget_usd is not None:
-            keys[json.dumps([job.policy_name, objective.per, job.ask.tenant])] = objective.tenant_budget_usd
+            keys[json.dumps([job.policy_name, objective.per, job.ask.purse.owner])] = objective.tenant_budget_usd
         return keys
 
     def _row(self, job: Job, objective: WithinBudget, now: float) -> Added:

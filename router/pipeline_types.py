@@ -56,8 +56,6 @@ class Ask:
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: CacheControl = CacheControl()
     session: str | None = None
-    tenant: str = ""
-    """Id of the tenant's key; empty where there are no keys."""
     verbose: bool = False
     purse: Purse = field(default_factory=Purse, compare=False)
     """Who asks, and what they may spend; bottomless, and nobody's, where the server asks for no keys."""

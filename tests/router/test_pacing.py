@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.cache import MemoryCache
+from adapters.ledger import MemoryLedger
 from adapters.scripted import scripted
 from adapters.tallies import MemoryTallies, RedisTallies, Tallies
 from difficulty.belief import Belief
@@ -16,12 +17,17 @@ from policies.decide import decide
 from policies.policy import MOST
 from router.errors import BackendFailed, BudgetSpent, DeadlineExceeded, OverBudget
 from router.explain import shown
+from router.keys import Key
 from router.pacing import Pacer
 from router.pipeline import Router
+from router.purse import Purse
 from router.record import facts_from_json
 from router.render import headers
+from router.teller import Teller
 from tests.router.test_pipeline import PLANS, SMALL, a_policy, a_router, an_ask
 
+KEYS = [("0000000a", "one"), ("0000000b", "one"), ("0000000c", "two")]
+"""Two keys of one tenant, and one of another."""
 MIDNIGHT = 20_000 * 86400.0
 
 
@@ -127,10 +133,11 @@ async def test_a_budget_that_refuses_is_never_overspent_and_says_when_to_come_ba
 async def test_each_tenant_has_its_share_and_all_of_them_the_whole() -> None:
     """One tenant that has spent its share leaves the others theirs; the tighter of the two budgets counts."""
     router = a_paced(1.0, objective={"tenant_budget_usd": 1e-5})
-    mine = await spent(router, 2, tenant="key_a")
-    other = await router.answer(an_ask(tenant="key_b"))
-    assert (mine[1].degraded, other.degraded) == (("budget",), ())
-    assert other.decision["budget"]["budget_usd"] in (1e-5, 1.0)
+    teller = Teller(MemoryLedger(), 1)
+    purses = [Purse.of(Key(id=id, digest="0" * 64, name=id, tenant=tenant), id, teller) for id, tenant in KEYS]
+    mine, same, other = [await router.answer(an_ask(f"a question of {purse.key.id}", purse=purse)) for purse in purses]
+    assert [outcome.degraded for outcome in (mine, same, other)] == [(), ("budget",), ()]
+    assert same.decision["budget"]["budget_usd"] == 1e-5
 
 
 async def test_two_processes_share_one_budget(redis_url: str) -> None:
