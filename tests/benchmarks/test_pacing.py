@@ -20,7 +20,8 @@ def days() -> Days:
 @pytest.fixture(scope="module")
 def episodes() -> Episodes:
     """A dearer answer is likelier right, and the higher the multiplier the cheaper; twenty times as dear as the fleet's."""
-    cost = np.broadcast_to((600e-6 * 12 / np.arange(1, len(MULTIPLIERS) + 1))[None, :, None], (len(EASE), len(MULTIPLIERS), EPISODES)).copy()
+    by_multiplier = 600e-6 * 12 / np.arange(1, len(MULTIPLIERS) + 1)
+    cost = np.broadcast_to(by_multiplier[None, :, None], (len(EASE), len(MULTIPLIERS), EPISODES)).copy()
     usd = np.interp(np.log(GRID), np.log(MULTIPLIERS), cost[0, :, 0])
     demand = np.broadcast_to(usd, (len(EASE), len(MULTIPLIERS), len(GRID)))
     return Episodes(cost, np.sqrt(cost) / 0.1, np.concatenate([cost[:, :, :1], demand], axis=2))
