@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Literal
@@ -52,7 +53,7 @@ class LiteLLMBackend:
         self.features = Features(options.continues_prefix, options.native_n, options.logprobs, context, options.max_tokens)
         self._params = _params(name, options)
         self._secrets = [v for k, v in self._params.items() if isinstance(v, str) and any(word in k for word in SECRET)]
-        self._litellm = _import()
+        self._litellm = import_litellm()
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
         """One call; providers without `n` give one answer whatever it says."""
@@ -115,9 +116,10 @@ class LiteLLMBackend:
         return error_for(self.name, status, said, CODES.get(type(error).__name__), retry_after_s(headers))
 
 
-def _import() -> Any:
+def import_litellm() -> Any:
     """LiteLLM, told to stay at home: it fetches its price list when it is imported, unless this variable is set before."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    warnings.filterwarnings("ignore", "Item .* on TypedDict class", UserWarning)  # pydantic's, on LiteLLM's own types
     import litellm
 
     litellm.telemetry, litellm.suppress_debug_info = False, True

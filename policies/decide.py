@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from difficulty.belief import Belief
 from policies.explore import explored
-from policies.facts import Decision, Facts, Market, NothingToRun
+from policies.facts import Decision, Facts, ForcedBy, Market, NothingToRun
 from policies.limits import unfit
 from policies.optimise import Optimisation
 from policies.plans import Plan
 from policies.policy import Optimiser, Policy
 from policies.rules import RuleBook
+
+WHY_FORCED: dict[ForcedBy, str] = {
+    "forced": "the request names the plan",
+    "fallback": "no estimate can be trusted; the configuration says what then",
+    "session": "the conversation stays with the backend that it is with",
+}
 
 
 def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Decision:
@@ -42,5 +48,4 @@ def _forced(facts: Facts, plan: Plan) -> Decision:
         return Decision(None, "stop", "the plan was run")
     if reason := unfit(plan, facts):
         raise NothingToRun(f"{plan.key}: {reason}")
-    why = "the request names the plan" if facts.forced_by == "forced" else "no estimate can be trusted; the configuration says what then"
-    return Decision(plan, facts.forced_by, why)
+    return Decision(plan, facts.forced_by, WHY_FORCED[facts.forced_by])

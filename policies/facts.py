@@ -12,6 +12,9 @@ from typing import Literal
 from difficulty.curves import Curves
 from policies.plans import Plan
 
+ForcedBy = Literal["forced", "session", "fallback"]
+"""Who names the plan: the caller, a conversation that must stay with its backend, or the configuration where there is no estimate."""
+
 
 @dataclass(frozen=True)
 class Market:
@@ -56,7 +59,7 @@ class Facts:
     """Backends that whoever asks may not spend on."""
     forced: Plan | None = None
     """The plan that is run whatever it is worth: the caller named it, or the estimate is missing and the configuration says what then."""
-    forced_by: Literal["forced", "fallback"] = "forced"
+    forced_by: ForcedBy = "forced"
     draw: float | None = None
     """Uniform in [0, 1), where the policy explores: chance comes in as data."""
 
@@ -71,7 +74,7 @@ class Facts:
         return self.deadline_s - self.elapsed_s
 
 
-Cause = Literal["utility", "floor", "rule", "forced", "fallback", "explore", "stop"]
+Cause = Literal["utility", "floor", "rule", "forced", "session", "fallback", "explore", "stop"]
 """Why an action was chosen: its utility, the quality floor, a rule, the caller, a probe that is down, chance; or nothing more pays."""
 
 

@@ -1,7 +1,8 @@
-"""The HTTP application: OpenAI's endpoints and a few of our own over one pipeline. The only place where an error becomes a status.
+"""The HTTP application: OpenAI's endpoints, Anthropic's messages and a few of our own over one pipeline.
 
-Handlers read the body themselves and answer with bytes: a chat request may be large, and it is parsed once, in `wire.py`. Every route is
-guarded: nobody gets to a handler who does not get through the door (`door.py`), and the purse that they come in with is the request's.
+The only place where an error becomes a status. Handlers read the body themselves and answer with bytes: a chat request may be large, and
+it is parsed once, in `wire.py`; what differs between the APIs is in `apis.py`. Every route is guarded: nobody gets to a handler who does
+not get through the door (`door.py`), and the purse that they come in with is the request's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from starlette.responses import Response
 
 from adapters.errors import BackendError
 from router import logs, render, wire
+from router.apis import CHAT, Api, api_of
 from router.door import Door
 from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
 from router.options import ServerOptions
@@ -29,7 +31,17 @@ from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
 
 T = TypeVar("T")
 
-PATHS = ("/v1/chat/completions", "/v1/models", "/v1/route", "/v1/decisions/{id}", "/v1/feedback", "/health", "/ready")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/models",
+    "/v1/route",
+    "/v1/decisions/{id}",
+    "/v1/feedback",
+    "/health",
+    "/ready",
+)
 
 BODIES: Mapping[str, Any] = {
     "/v1/feedback": {"requestBody": {"required": True, "content": {"application/json": {"schema": wire.FEEDBACK_SCHEMA}}}},
@@ -73,7 +85,7 @@ class Guarded(APIRoute):
             except (ClientGone, ClientDisconnect):
                 return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
             except Exception as error:
-                response = error_response(to_error(error))
+                response = error_response(to_error(error), await api_of(request.url.path))
             response.headers.update(render.rate_headers(request.state.purse))
             return response
 
@@ -93,7 +105,9 @@ class Service:
     def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
         """Method, path and handler of every endpoint."""
         return [
-            ("POST", "/v1/chat/completions", self.chat),
+            ("POST", "/v1/chat/completions", self.answer),
+            ("POST", "/v1/responses", self.answer),
+            ("POST", "/v1/messages", self.answer),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{name:path}", self.model),
             ("POST", "/v1/route", self.route),
@@ -104,18 +118,20 @@ class Service:
             ("GET", "/ready", self.ready),
         ]
 
-    async def chat(self, request: Request) -> Response:
-        """One answer, whole or streamed."""
-        incoming = await self._incoming(request)
+    async def answer(self, request: Request) -> Response:
+        """One answer, whole or streamed, in the API of the path."""
+        api = await api_of(request.url.path)
+        incoming = await self._incoming(request, api)
         if incoming.stream:
-            return await self._stream(incoming)
+            return await self._stream(incoming, api)
         outcome = await self._unless_gone(request, incoming.ask, self._pipeline.answer(incoming.ask))
         self._log(incoming.ask, outcome)
-        return json_response(render.completion(outcome, int(time.time())), headers=render.headers(incoming.ask, outcome))
+        whole = api.whole(incoming, render.completion(outcome, int(time.time())))
+        return json_response(whole, headers=render.headers(incoming.ask, outcome))
 
     async def route(self, request: Request) -> Response:
         """What would be done with this request, and why; nothing is generated."""
-        ask = (await self._incoming(request)).ask
+        ask = (await self._incoming(request, CHAT)).ask
         return json_response(await self._unless_gone(request, ask, self._pipeline.route(ask)), headers=render.first_headers(ask))
 
     async def models(self, request: Request) -> Response:
@@ -160,8 +176,8 @@ class Service:
 
     # --- parts of the way ---------------------------------------------------------------------------------------------
 
-    async def _incoming(self, request: Request) -> wire.Incoming:
-        incoming = wire.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
+    async def _incoming(self, request: Request, api: Api) -> wire.Incoming:
+        incoming = api.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
         return replace(incoming, ask=replace(incoming.ask, purse=request.state.purse))
 
     async def _json_body(self, request: Request) -> bytes:
@@ -186,7 +202,7 @@ class Service:
             logs.abandoned(ask)
             raise
 
-    async def _stream(self, incoming: wire.Incoming) -> Response:
+    async def _stream(self, incoming: wire.Incoming, api: Api) -> Response:
         """Headers go out with the first news, so that what fails at once fails with its own status."""
         ask, live = incoming.ask, LiveAnswer(self._pipeline, incoming.ask)
         try:
@@ -196,9 +212,8 @@ class Service:
             raise
         chunks = render.Chunks(ask, int(time.time()), include_usage=incoming.include_usage)
         headers = render.first_headers(ask) if outcome is None else render.headers(ask, outcome)
-        return EventStream(
-            live, live.events(chunks, self._server.keep_alive_s), headers, to_error=to_error, on_end=lambda outcome: self._log(ask, outcome)
-        )
+        events = api.events(incoming, live.batches(chunks, self._server.keep_alive_s))
+        return EventStream(live, events, headers, api, to_error=to_error, on_end=lambda outcome: self._log(ask, outcome))
 
     def _log(self, ask: Ask, outcome: Outcome | None) -> None:
         if outcome is None:
@@ -221,9 +236,9 @@ def to_error(error: Exception) -> RouterError:
     return RouterError(f"internal error {id}; the server's log says more", code="internal_error")
 
 
-def error_response(error: RouterError) -> Response:
-    """An error as a response."""
-    return json_response(render.error_body(error), status=error.status, headers=render.error_headers(error))
+def error_response(error: RouterError, api: Api = CHAT) -> Response:
+    """An error as a response, in the shape of an API."""
+    return json_response(api.error(error), status=error.status, headers=render.error_headers(error))
 
 
 def json_response(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

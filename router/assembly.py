@@ -56,6 +56,7 @@ def parts(config: Config) -> Parts:
         cache=build_cache(config.cache.url) if config.cache else None,
         cache_ttl_s=config.cache.ttl_s if config.cache else 0.0,
         tallies=build_tallies(config.budgets.url),
+        sessions=config.sessions,
         baseline=config.baseline,
     )
 

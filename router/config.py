@@ -25,6 +25,7 @@ from router.options import (
     LogOptions,
     ProbeOptions,
     ServerOptions,
+    SessionOptions,
     ShadowOptions,
 )
 from router.yaml_errors import explain, read_yaml
@@ -48,6 +49,7 @@ class Config(Frozen):
     cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
     budgets: BudgetOptions = BudgetOptions()
     keys: KeysOptions | None = Field(None, description="unset: whoever reaches the server may use it")
+    sessions: SessionOptions = SessionOptions()
     server: ServerOptions = ServerOptions()
     log: LogOptions | None = Field(None, description="unset: the last decisions are kept in memory only")
     feedback: FeedbackOptions = FeedbackOptions()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from policies.plans import Plan
 from router.errors import InvalidRequest, have_instead
-from router.pipeline_types import CacheControl
+from router.pipeline_types import CacheControl, ContinueFrom
 
 HEADER = "x-outlay-"
 
@@ -31,6 +31,15 @@ class CacheExtras(BaseModel):
     namespace: str | None = Field(None, min_length=1, max_length=128)
 
 
+class ContinueFromExtras(BaseModel):
+    """The `continue_from` object."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    decision_id: str = Field(min_length=1, max_length=256)
+    candidate: int = Field(0, ge=0, description="index of the choice that was taken")
+
+
 class Extras(BaseModel):
     """The `outlay` object."""
 
@@ -43,6 +52,7 @@ class Extras(BaseModel):
     tags: dict[str, str] = Field(default_factory=dict, max_length=64)
     cache: CacheExtras = CacheExtras()
     session: str | None = Field(None, min_length=1, max_length=256)
+    continue_from: ContinueFromExtras | None = None
     verbose: bool = False
 
 
@@ -64,6 +74,7 @@ def _as_ask(extras: Extras) -> dict[str, Any]:
         "tags": extras.tags,
         "cache": CacheControl(cache.no_cache, cache.no_store, cache.ttl, cache.s_maxage, cache.namespace),
         "session": extras.session,
+        "continue_from": (base := extras.continue_from) and ContinueFrom(base.decision_id, base.candidate),
         "verbose": extras.verbose,
     }
 
@@ -151,6 +162,7 @@ READERS = {
     "tags": _pairs,
     "cache": _cache,
     "session": _text,
+    "continue-from": _json,
     "verbose": _flag,
 }
 """By the end of a header's name: how its text becomes the value that the body would have had."""

@@ -18,7 +18,7 @@ from adapters.types import ChatRequest
 from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores, Success
 from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
-from policies.facts import Considered, Decision, Facts
+from policies.facts import Considered, Decision, Facts, ForcedBy
 from policies.pacing import Pace
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Policy
@@ -72,6 +72,8 @@ class Job:
     actions: list[Action] = field(default_factory=list)
     best: Candidate | None = None
     fallback: Single | None = None
+    kept: Single | None = None
+    """One answer of the backend that the conversation is with, where it must stay there."""
     fills: int = 0
     """Batches drawn only because several choices are asked for."""
     pace: Pace | None = None
@@ -188,8 +190,10 @@ class Job:
 
     def facts(self) -> Facts:
         """The request as it stands now."""
-        fallback = self.fallback if self.ask.plan is None else None
         floors = (self.policy.limits.quality_floor, self.ask.purse.key.limits.quality_floor, self.ask.min_quality)
+        forced: tuple[tuple[ForcedBy, Plan | None], ...]
+        forced = (("forced", self.ask.plan), ("session", self.kept), ("fallback", self.fallback))
+        by, plan = next((row for row in forced if row[1] is not None), forced[0])
         return Facts(
             input_tokens=self.input_tokens,
             max_tokens=self.request.max_tokens,
@@ -205,8 +209,8 @@ class Job:
             done=frozenset(action.plan.key for action in self.actions),
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
             barred=self.barred,
-            forced=self.ask.plan or fallback,
-            forced_by="fallback" if fallback else "forced",
+            forced=plan,
+            forced_by=by,
             draw=self.draw,
         )
 
@@ -281,7 +285,7 @@ class Job:
         self.backend_error = error
         self.down.add(backend)
         self.run.degraded.add(f"backend:{backend}")
-        self.fallback = None
+        self.fallback = self.kept = None
 
     def _conclude(self, action: Action) -> None:
         """Update the belief with the answers of a plan that ended, and keep the likelier right of its answer and the one before."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from adapters.event_log import STREAM
@@ -24,6 +26,16 @@ class ServerOptions(Frozen):
     )
     keep_alive_s: float = Field(10, gt=0, description="between the comments that keep a silent stream's connection open")
     log_prompts: bool = Field(False, description="write the last user message into the log")
+
+
+class SessionOptions(Frozen):
+    """How a conversation stays with its backend, and for how long it is remembered."""
+
+    keep: Literal["open_turn", "always"] = Field(
+        "open_turn",
+        description="open_turn: while a tool call or signed reasoning is under way; always: all requests of one x-session-id",
+    )
+    ttl_s: float = Field(3600, gt=0, description="after the last request")
 
 
 class ProbeOptions(ProbeServiceOptions):

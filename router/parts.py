@@ -17,6 +17,7 @@ from policies.certify import Accepted
 from policies.facts import Market
 from policies.plans import Single
 from policies.policy import Policy, Rule, Rules, When
+from router.options import SessionOptions
 
 
 class Estimator(Protocol):
@@ -47,6 +48,7 @@ class Parts:
     """Where budgets over time are counted."""
     accepted: Mapping[str, Accepted] = field(default_factory=dict)
     """By policy with a certificate: the multipliers that it accepts."""
+    sessions: SessionOptions = field(default_factory=SessionOptions)
     baseline: str | None = None
     """Backend that every request is compared with: what its one answer would have cost."""
     heuristic: HeuristicProbe = field(init=False)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from adapters.cache import MemoryCache
 from adapters.errors import BackendError
 from adapters.types import Delta
 from difficulty.belief import Evidence
@@ -52,6 +53,7 @@ from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
 from router.strategies import STRATEGIES, Strategy
+from router.threads import Threads
 
 logger = logging.getLogger("outlay")
 
@@ -71,15 +73,17 @@ class Router:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
         self.pacer = Pacer(parts.tallies)
+        self.threads = Threads(parts.cache or MemoryCache(), parts.sessions)
         self.log, self.online = log or DecisionLog(), online or Online()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
-        job = self._open(ask)
+        job = await self._taken_up(ask)
         async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
             key = self.cache.key(job)
             if (hit := await self.cache.get(key, job)) is not None:
                 self._record(job, hit.decision, "cached")
+                await self.threads.note(job.ask, hit)
                 await self.online.answered(job, hit)
                 return hit
             ending: Ending = "failed"
@@ -93,12 +97,13 @@ class Router:
                 decision = self._record(job, self._block(job), ending)
             outcome = render(job, decision)
             await self.cache.put(key, job, outcome)
+            await self.threads.note(job.ask, outcome)
             await self.online.answered(job, outcome)
             return outcome
 
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
-        job = self._open(ask)
+        job = await self._taken_up(ask)
         async with ask.purse.opened(Cost, lambda: job.run.cost):
             await self._pace(job)
             await self._estimate(job)
@@ -106,6 +111,14 @@ class Router:
             return self._record(job, self._block(job), "preview")
 
     # --- the stations -------------------------------------------------------------------------------------------------
+
+    async def _taken_up(self, ask: Ask) -> Job:
+        """The request with the conversation that it goes on from, and with the backend that it must stay with."""
+        job = self._open(await self.threads.continued(ask))
+        backend = await self.threads.backend_of(job.ask)
+        if backend in {plan.backend for plan in job.policy.all_plans}:
+            job.kept = Single(backend=backend)
+        return job
 
     def _open(self, ask: Ask) -> Job:
         """Policy, limits and a run for the request. Raises UnknownModel, or InvalidRequest for a plan that cannot be run here."""

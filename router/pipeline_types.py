@@ -42,6 +42,16 @@ class CacheControl:
 
 
 @dataclass(frozen=True, slots=True)
+class ContinueFrom:
+    """The answer that a request goes on from: a candidate of a past decision."""
+
+    decision_id: str
+    candidate: int = 0
+    param: str = "outlay.continue_from"
+    """Where the client said so, for messages."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One request as the router understands it. `None` means that the client did not say; the policy's value holds."""
 
@@ -56,6 +66,11 @@ class Ask:
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: CacheControl = CacheControl()
     session: str | None = None
+    tenant: str = ""
+    """Id of the tenant's key; empty where there are no keys."""
+    continue_from: ContinueFrom | None = None
+    store: bool = False
+    """Remember the conversation, so that a later request can go on from one of its answers."""
     verbose: bool = False
     purse: Purse = field(default_factory=Purse, compare=False)
     """Who asks, and what they may spend; bottomless, and nobody's, where the server asks for no keys."""

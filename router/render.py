@@ -148,21 +148,21 @@ class Chunks:
         }
         self._include_usage = include_usage
 
-    def role(self, index: int = 0) -> bytes:
+    def role(self, index: int = 0) -> dict[str, Any]:
         """The first word of a choice: who speaks."""
         return self._chunk(index, {"role": "assistant", "content": ""})
 
-    def delta(self, delta: Delta) -> bytes:
+    def delta(self, delta: Delta) -> dict[str, Any]:
         """A piece of a live answer. Its finish reason waits for the end: only there is it known that the answer stands."""
         content = {"content": delta.text} if delta.text else {}
         return self._chunk(delta.index, {**content, **(delta.fields or {})}, logprobs=logprobs(delta))
 
-    def words(self, index: int, text: str) -> Iterator[bytes]:
+    def words(self, index: int, text: str) -> Iterator[dict[str, Any]]:
         """A text that is known, in pieces of one word."""
         for word in WORD.findall(text):
             yield self._chunk(index, {"content": word})
 
-    def beside_text(self, index: int, choice: Choice) -> Iterator[bytes]:
+    def beside_text(self, index: int, choice: Choice) -> Iterator[dict[str, Any]]:
         """What a message holds beside its text, as one delta: tool calls get the index by which a client puts them together."""
         rest = {key: value for key, value in (choice.message or {}).items() if key not in ("role", "content") and value is not None}
         if isinstance(rest.get("tool_calls"), list):
@@ -170,7 +170,7 @@ class Chunks:
         if rest:
             yield self._chunk(index, rest)
 
-    def end(self, outcome: Outcome) -> Iterator[bytes]:
+    def end(self, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """The finish reason of every choice, the decision block with the last of them, and the usage if it was asked for."""
         self._frame |= {"model": outcome.model, "system_fingerprint": outcome.digest}
         last = len(outcome.candidates) - 1
@@ -178,11 +178,13 @@ class Chunks:
             block = {"outlay": decision_block(outcome)} if index == last else {}
             yield self._chunk(index, {}, finish_reason(candidate.choice.finish_reason), **block)
         if self._include_usage:
-            yield event({**self._frame, "choices": [], "usage": usage(outcome)})
+            yield {**self._frame, "choices": [], "usage": usage(outcome)}
 
-    def _chunk(self, index: int, delta: Mapping[str, Any], finish: str | None = None, *, logprobs: Any = None, **more: Any) -> bytes:
+    def _chunk(
+        self, index: int, delta: Mapping[str, Any], finish: str | None = None, *, logprobs: Any = None, **more: Any
+    ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return event({**self._frame, "choices": [choice], **({"usage": None} if self._include_usage else {}), **more})
+        return {**self._frame, "choices": [choice], **({"usage": None} if self._include_usage else {}), **more}
 
 
 # --- headers, models, errors --------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Delta
+from router.apis import Api
 from router.errors import RouterError
 from router.pipeline_types import Ask, Outcome, Pipeline
-from router.render import DONE, WORKING, Chunks, error_body, event
+from router.render import Chunks
 
 T = TypeVar("T")
 
@@ -79,23 +80,23 @@ class LiveAnswer:
                 await self._some_news.wait()
         return self._task.result() if self._task.done() else None
 
-    async def events(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[bytes]:
-        """The stream, from the role to the outcome; comments while there is no news. Raises what the pipeline raises."""
+    async def batches(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[list[dict[str, Any]] | None]:
+        """The stream, from the role to the outcome; None while there is no news. Raises what the pipeline raises."""
         yield self._begin(chunks, 0)
         while True:
             try:
                 async with asyncio.timeout(keep_alive_s):
                     delta = await self._news.get()
             except TimeoutError:
-                yield WORKING
+                yield None
                 continue
             if delta is None:
                 break
             if delta.text or delta.fields or delta.logprobs:
-                yield self._begin(chunks, delta.index) + chunks.delta(delta)
+                yield [*self._begin(chunks, delta.index), chunks.delta(delta)]
                 self._sent[delta.index] += delta.text
                 self._live.add(delta.index)
-        yield b"".join(self._rest(chunks, self._task.result()))
+        yield list(self._rest(chunks, self._task.result()))
 
     def result(self) -> Outcome:
         """The outcome, after the last event."""
@@ -107,17 +108,17 @@ class LiveAnswer:
         if not self._task.cancelled():
             self._task.exception()  # Looked at, so that asyncio does not report it a second time.
 
-    def _begin(self, chunks: Chunks, index: int) -> bytes:
+    def _begin(self, chunks: Chunks, index: int) -> list[dict[str, Any]]:
         """The role of a choice, before its first delta; nothing once it was sent."""
         if index in self._sent:
-            return b""
+            return []
         self._sent[index] = ""
-        return chunks.role(index)
+        return [chunks.role(index)]
 
-    def _rest(self, chunks: Chunks, outcome: Outcome) -> Iterator[bytes]:
+    def _rest(self, chunks: Chunks, outcome: Outcome) -> Iterator[dict[str, Any]]:
         """What of the outcome the client does not have yet: all of it, unless it was streamed live."""
         for index, candidate in enumerate(outcome.candidates):
-            yield self._begin(chunks, index)
+            yield from self._begin(chunks, index)
             sent, text = self._sent[index], candidate.text
             if not text.startswith(sent):
                 raise RouterError("the answer changed after a part of it was sent; ask again", code="stream_broken")
@@ -137,12 +138,13 @@ class EventStream(Response):
         live: LiveAnswer,
         events: AsyncIterator[bytes],
         headers: Mapping[str, str],
+        api: Api,
         *,
         to_error: Callable[[Exception], RouterError],
         on_end: Callable[[Outcome | None], None],
     ) -> None:
         self.status_code, self.background, self.body = 200, None, b""
-        self._live, self._events, self._to_error, self._on_end = live, events, to_error, on_end
+        self._live, self._events, self._api, self._to_error, self._on_end = live, events, api, to_error, on_end
         # Without the last two a proxy may hold events back until the stream is over.
         self.raw_headers = [
             (name.encode(), value.encode("latin-1"))
@@ -165,5 +167,5 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             self._on_end(self._live.result())
         except Exception as error:
-            await send({"type": "http.response.body", "body": event(error_body(self._to_error(error))), "more_body": True})
-        await send({"type": "http.response.body", "body": DONE, "more_body": False})
+            await send({"type": "http.response.body", "body": self._api.broken(self._to_error(error)), "more_body": True})
+        await send({"type": "http.response.body", "body": self._api.end, "more_body": False})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from adapters.types import ChatRequest, Message
@@ -53,11 +53,21 @@ class Incoming:
     ask: Ask
     stream: bool = False
     include_usage: bool = False
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """The body as the client sent it, where it was translated into a chat request."""
+
+    def but(self, **changes: Any) -> Incoming:
+        """The same with some fields changed."""
+        return replace(self, **changes)
 
 
 def parse(raw: bytes, headers: Mapping[str, str], *, max_messages: int = 2048) -> Incoming:
     """The request in a body and its headers (names in lower case). Raises InvalidRequest."""
-    body = parse_json(raw)
+    return parse_body(parse_json(raw), headers, max_messages=max_messages)
+
+
+def parse_body(body: Mapping[str, Any], headers: Mapping[str, str], *, max_messages: int = 2048) -> Incoming:
+    """The same, of a body that was read. Raises InvalidRequest."""
     stream, include_usage = _streaming(body)
     request = ChatRequest(
         messages=_messages(body.get("messages"), max_messages),
@@ -70,7 +80,8 @@ def parse(raw: bytes, headers: Mapping[str, str], *, max_messages: int = 2048) -
         logprobs=_flag(body, "logprobs"),
         extra={key: value for key, value in body.items() if key not in HANDLED},
     )
-    return Incoming(Ask(request, _model(body), **parse_extras(body, headers)), stream, include_usage)
+    ask = Ask(request, _model(body), store=request.n > 1 or body.get("store") is True, **parse_extras(body, headers))
+    return Incoming(ask, stream, include_usage)
 
 
 def parse_feedback(raw: bytes) -> Given:

@@ -41,7 +41,7 @@ async def make(stub: StubServer) -> AsyncIterator[Make]:
         return LiteLLMBackend("remote", LiteLLMOptions.model_validate({"model": f"openai/{model}", **options}))
 
     yield build
-    await adapters.litellm._import().close_litellm_async_clients()
+    await adapters.litellm.import_litellm().close_litellm_async_clients()
 
 
 def mocked(answer: Any, **options: Any) -> LiteLLMBackend:
@@ -74,8 +74,8 @@ def test_litellm_is_imported_by_the_backend_and_not_by_the_module() -> None:
     code = "import sys, adapters.litellm as ours; print('litellm' in sys.modules, ours.LiteLLMBackend.__module__)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["False", "adapters.litellm"]
-    assert adapters.litellm._import().__name__ == "litellm"
-    assert hasattr(adapters.litellm._import(), "acompletion")
+    assert adapters.litellm.import_litellm().__name__ == "litellm"
+    assert hasattr(adapters.litellm.import_litellm(), "acompletion")
 
 
 async def test_the_price_map_prices_a_call_unless_a_price_is_configured() -> None:

@@ -70,7 +70,7 @@ def test_every_shipped_backend_and_verifier_can_be_built(path: Path, monkeypatch
     from adapters.backends import build_backend
     from adapters.verifiers import build_verifier
 
-    monkeypatch.setattr("adapters.litellm._import", lambda: None)  # 5 s, and nothing is called here
+    monkeypatch.setattr("adapters.litellm.import_litellm", lambda: None)  # 5 s, and nothing is called here
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "test")
     config = load(path)

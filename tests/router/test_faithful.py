@@ -6,44 +6,15 @@ Two ways are tried: by the backend's name, and by a policy that decides.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
-from pydantic import TypeAdapter
 
-from adapters.openai import OpenAIBackend, OpenAIOptions
-from policies.policy import Policy
-from router.parts import Parts
-from router.pipeline import Router
 from tests.adapters.stub_server import TOOL_CALL, StubServer
-from tests.router.serving import served
 
-POLICY = {"objective": {"value_of_correct_usd": 0.01}, "plans": [{"single": {"backend": "words"}}]}
 USER = [{"role": "user", "content": "hello there"}]
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}, "strict": False}}
-
-
-@pytest.fixture
-async def stub() -> AsyncIterator[StubServer]:
-    async with StubServer() as server:
-        yield server
-
-
-@pytest.fixture
-async def client(stub: StubServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    """OpenAI's client before a router whose backends are models of the stub."""
-    names = ("words", "tools", "odd-fields")
-    backends = {name: OpenAIBackend(name, OpenAIOptions(model=name, base_url=stub.url)) for name in names}
-    policies = {name: TypeAdapter(Policy).validate_python(raw) for name, raw in {
-        "balanced": POLICY,
-        "tools": {**POLICY, "plans": [{"best_of_n": {"backend": "tools", "n": 4, "select": "majority"}}]},
-    }.items()}  # fmt: skip
-    router = Router(Parts(backends=backends, policies=policies, default_policy="balanced"))
-    async with served(router) as url, openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as http:
-        yield http
-    await router.aclose()
 
 
 MESSAGES: list[dict[str, Any]] = [

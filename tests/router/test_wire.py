@@ -13,7 +13,7 @@ from adapters.types import ChatRequest, Delta
 from policies.plans import Single
 from router import render, wire
 from router.errors import InvalidRequest
-from router.pipeline_types import Ask, CacheControl
+from router.pipeline_types import Ask, CacheControl, ContinueFrom
 from tests.router.doubles import candidate, outcome
 
 USER = [{"role": "user", "content": "Use 4 9 10 13 to make 24."}]
@@ -167,6 +167,7 @@ def test_a_refusal_does_not_repeat_what_was_said() -> None:
 # --- extras and their header twins --------------------------------------------------------------------------------------
 
 PLAN = {"single": {"backend": "small"}}
+CHOSEN = {"decision_id": "dec_1", "candidate": 2}
 TWINS = [
     ("max_cost_usd", 0.5, "max-cost-usd", "0.5", "max_cost_usd", 0.5),
     ("deadline_ms", 1500, "deadline-ms", "1500", "deadline_s", 1.5),
@@ -175,6 +176,7 @@ TWINS = [
     ("tags", {"task": "chat", "team": "web"}, "tags", "task=chat, team=web", "tags", {"task": "chat", "team": "web"}),
     ("session", "s1", "session", "s1", "session", "s1"),
     ("verbose", True, "verbose", "true", "verbose", True),
+    ("continue_from", CHOSEN, "continue-from", json.dumps(CHOSEN), "continue_from", ContinueFrom("dec_1", 2)),
     (
         "cache",
         {"no-store": True, "ttl": 60, "s-maxage": 5, "namespace": "a"},
@@ -280,7 +282,7 @@ def test_logprobs_go_out_in_openais_shape() -> None:
     body = render.completion(outcome(ask(), candidate("a b", logprobs=(-0.1, -0.2))), 0)
     assert [token["logprob"] for token in body["choices"][0]["logprobs"]["content"]] == [-0.1, -0.2]
     entry = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": [{"token": "b", "logprob": -1.0, "bytes": None}]}
-    live = json.loads(render.Chunks(ask(), 0).delta(Delta("a", logprobs=(-0.5,), tokens=(entry,)))[6:])
+    live = render.Chunks(ask(), 0).delta(Delta("a", logprobs=(-0.5,), tokens=(entry,)))
     assert live["choices"][0]["logprobs"]["content"] == [entry]
 
 
@@ -312,7 +314,7 @@ def test_a_header_value_is_one_line_of_ascii(text: str) -> None:
 @given(st.text())
 def test_words_add_up_to_the_text(text: str) -> None:
     """An answer in pieces of a word is the same answer."""
-    chunks = [json.loads(piece[6:]) for piece in render.Chunks(ask(), 0).words(0, text)]
+    chunks = list(render.Chunks(ask(), 0).words(0, text))
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == text
 
 
@@ -320,8 +322,7 @@ def test_the_end_of_a_stream_carries_the_decision_and_the_usage_on_request() -> 
     """One finish reason for each choice, the decision once, and a chunk without choices for the usage if it was asked for."""
 
     def chunks(include_usage: bool) -> list[dict[str, Any]]:
-        end = render.Chunks(ask(), 0, include_usage=include_usage).end(outcome(ask(), candidate(), candidate()))
-        return [json.loads(piece[6:]) for piece in end]
+        return list(render.Chunks(ask(), 0, include_usage=include_usage).end(outcome(ask(), candidate(), candidate())))
 
     assert [("outlay" in c, c["choices"][0]["finish_reason"]) for c in chunks(False)] == [(False, "stop"), (True, "stop")]
     *ends, last = chunks(True)
