@@ -23,10 +23,12 @@ import_litellm()  # before the modules below, which import it themselves and wou
 
 from litellm.llms.anthropic.pass_through.adapters.streaming_iterator import AnthropicStreamWrapper  # noqa: E402
 from litellm.llms.anthropic.pass_through.adapters.transformation import AnthropicAdapter  # noqa: E402
+from litellm.responses.litellm_completion_transformation import transformation  # noqa: E402
 from litellm.responses.litellm_completion_transformation.streaming_iterator import LiteLLMCompletionStreamingIterator  # noqa: E402
-from litellm.responses.litellm_completion_transformation.transformation import LiteLLMCompletionResponsesConfig  # noqa: E402
 from litellm.types.llms.openai import ResponsesAPIOptionalRequestParams  # noqa: E402
 from litellm.types.utils import ModelResponse, ModelResponseStream  # noqa: E402
+
+LiteLLMCompletionResponsesConfig = transformation.LiteLLMCompletionResponsesConfig
 
 NOT_READ = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What LiteLLM raises for a body that is not of the API's shape."""
@@ -156,6 +158,19 @@ ERROR_TYPES = {
     504: "timeout_error",
 }
 
+
+class Forgetful:
+    """In the place of LiteLLM's memory of tool calls: it is one for the whole process, so a caller who sends the result of a call that he
+    never got, by its id, would be given the call of somebody else. A conversation is remembered by `threads.py`, by tenant."""
+
+    def get_cache(self, key: str) -> None:
+        """Nothing is known."""
+
+    def set_cache(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+
+transformation.TOOL_CALLS_CACHE = Forgetful()
 
 # --- the way in ---------------------------------------------------------------------------------------------------------
 

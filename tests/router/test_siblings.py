@@ -96,6 +96,14 @@ async def test_a_response_goes_on_from_another(client: openai.AsyncOpenAI, stub:
         assert unknown.value.param == "previous_response_id"
 
 
+async def test_a_tool_call_is_nobody_elses(client: openai.AsyncOpenAI, stub: StubServer) -> None:
+    """Who sends a result for a call that he never got is not given the call: it may be another tenant's."""
+    await client.responses.create(model="tools", input="secret", tools=[FUNCTION])
+    result: Any = {"type": "function_call_output", "call_id": "call_1", "output": "rain"}
+    await client.responses.create(model="words", input=[result])
+    assert "Berlin" not in str(stub.requests[-1])
+
+
 @pytest.mark.parametrize(
     ("fields", "hint"),
     [
