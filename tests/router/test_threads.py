@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import openai
 import pytest
 
 from adapters.cache import MemoryCache
+from adapters.ledger import MemoryLedger
 from adapters.scripted import Answer, scripted
 from router.errors import InvalidRequest, UnknownDecision
+from router.keys import new_key
 from router.options import SessionOptions
 from router.pipeline import Router
 from router.pipeline_types import Ask, CacheControl, ContinueFrom
+from router.purse import Purse
+from router.teller import Teller
 from router.threads import open_turn
 from tests.adapters.stub_server import TOOL_CALL, StubServer
 from tests.router.test_pipeline import LARGE, SMALL, Probe, a_policy, a_router, an_ask
@@ -154,10 +159,8 @@ def test_what_makes_a_turn_open() -> None:
 
 
 def purse(owner: str) -> Purse:
-    """One that is somebody's, and has no bottom."""
-    found = Purse()
-    found.__class__ = type("Owned", (Purse,), {"owner": owner, "__slots__": ()})
-    return found
+    """Of a key of theirs."""
+    return Purse.of(new_key("test", tenant=owner)[1], secrets.token_hex(4), Teller(MemoryLedger(), 1.0))
 
 
 async def test_a_tenant_sees_only_its_own() -> None:
