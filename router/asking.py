@@ -60,13 +60,16 @@ async def here(config: Path, body: dict[str, Any], show: Show) -> dict[str, Any]
     return render.completion(outcome, 0)
 
 
-async def there(url: str, body: dict[str, Any], show: Show) -> dict[str, Any]:
-    """Ask the gateway at `url`. Returns the completion, or the last chunk that carries the decision block."""
+async def there(url: str, body: dict[str, Any], show: Show, key: str | None = None) -> dict[str, Any]:
+    """Ask the gateway at `url`, with a key if it wants one. Returns the completion, or the last chunk that carries the decision block."""
     import aiohttp
 
     address = f"{url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
     try:
-        async with aiohttp.ClientSession() as session, session.post(address, json=body) as response:
+        async with (
+            aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"} if key else None) as session,
+            session.post(address, json=body) as response,
+        ):
             if response.status != 200:
                 raise _refused(await response.text(), response.status)
             return await (_streamed if body["stream"] else _whole)(response, show)

@@ -103,6 +103,7 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream", help="Show the answer while it comes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole response, decision block included.")] = False,
     url: UrlOption = None,
+    key: Annotated[str | None, typer.Option(envvar="OUTLAY_API_KEY", help="Of the gateway, if it wants one.", show_default=False)] = None,
     config: ConfigOption = None,
 ) -> None:
     """Ask one question, of a running gateway (--url) or of a router started for it."""
@@ -111,7 +112,7 @@ def ask(
     _quietly()
     body = asking.body_of(sys.stdin.read() if prompt == "-" else prompt, _model(model, policy), stream)
     show = _silent if as_json else _show
-    response = asyncio.run(asking.there(url, body, show) if url else asking.here(_path(config), body, show))
+    response = asyncio.run(asking.there(url, body, show, key) if url else asking.here(_path(config), body, show))
     if as_json:
         typer.echo(json.dumps(response, indent=2, ensure_ascii=False))
         return

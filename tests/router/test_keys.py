@@ -12,9 +12,12 @@ import httpx
 import openai
 import pytest
 import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from adapters.ledger import MemoryLedger
+from router import asking
 from router.app import create_app
 from router.cli import cli, main
 from router.config import Config, load
@@ -224,6 +227,22 @@ def test_an_option_that_cannot_be_is_one_line(file: Path, capsys: pytest.Capture
     assert not file.exists()
 
 
+async def test_ask_sends_the_key_that_it_is_given() -> None:
+    """A gateway that asks for keys can be asked from the shell."""
+    seen = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("authorization"))
+        return web.json_response({"choices": [{"message": {"content": "6"}}]})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server:
+        for key in ("sk-outlay-x", None):
+            await asking.there(str(server.make_url("/")), asking.body_of("hi", "auto"), seen.append, key)
+    assert seen == ["Bearer sk-outlay-x", "6", None, "6"]
+
+
 # --- as the `openai` client sees it -------------------------------------------------------------------------------------
 
 Client = Callable[..., openai.AsyncOpenAI]
@@ -236,15 +255,15 @@ async def client(file: Path) -> AsyncIterator[Client]:
     clock, gateway = Clock(), router()
     ring = KeyRing(file, *NAMES, clock=clock)
     app = create_app(gateway, door=Door(ring, Teller(MemoryLedger(clock=lambda: 600.0), 0)))
-    web = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://outlay")
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://outlay")
 
     def make(secret: str | None = None, **options: Any) -> openai.AsyncOpenAI:
         secret = kept(file, **options) if secret is None else secret
         clock.now += 1
-        return openai.AsyncOpenAI(api_key=secret, base_url="http://outlay/v1", http_client=web, max_retries=0)
+        return openai.AsyncOpenAI(api_key=secret, base_url="http://outlay/v1", http_client=http, max_retries=0)
 
     yield make
-    await web.aclose()
+    await http.aclose()
 
 
 async def ask(client: openai.AsyncOpenAI, model: str = "small", **more: Any) -> Any:
@@ -274,8 +293,8 @@ async def test_a_key_that_is_not_known_is_an_authentication_error(client: Client
             await call
         assert refused.value.code == "invalid_api_key"
         assert refused.value.response.headers["www-authenticate"] == "Bearer"
-    web: Any = stranger._client
-    assert [(await web.get(path)).status_code for path in ("/health", "/ready", "/v1/decisions/x", "/admin/keys")] == [200, 200, 401, 401]
+    http: Any = stranger._client
+    assert [(await http.get(path)).status_code for path in ("/health", "/ready", "/v1/decisions/x", "/admin/keys")] == [200, 200, 401, 401]
 
 
 async def test_a_model_of_others_is_a_permission_error(client: Client) -> None:
@@ -312,10 +331,10 @@ async def test_a_decision_is_shown_to_its_owner_only(client: Client) -> None:
     """Another key gets what it would get for a decision that never was, to look at as to judge."""
     mine, other = client(), client()
     id = (await ask(mine)).headers["x-outlay-decision-id"]
-    web: Any = mine._client
+    http: Any = mine._client
     for path, body in ((f"/v1/decisions/{id}", None), ("/v1/feedback", {"decision_id": id, "label": 1})):
         found = [
-            (await web.request("POST" if body else "GET", path, json=body, headers=bearer(one.api_key))).status_code
+            (await http.request("POST" if body else "GET", path, json=body, headers=bearer(one.api_key))).status_code
             for one in (mine, other)
         ]
         assert found == [200, 404]
@@ -325,9 +344,9 @@ async def test_an_admin_key_sees_what_each_key_spends(client: Client) -> None:
     """And no other does; no digest is shown."""
     mine, admin = client(budget_usd={"day": 100}), client(admin=True)
     await ask(mine)
-    web: Any = mine._client
-    assert (await web.get("/admin/keys", headers=bearer(mine.api_key))).status_code == 403
-    shown = await web.get("/admin/keys", headers=bearer(admin.api_key))
+    http: Any = mine._client
+    assert (await http.get("/admin/keys", headers=bearer(mine.api_key))).status_code == 403
+    shown = await http.get("/admin/keys", headers=bearer(admin.api_key))
     (row,) = (row for row in shown.json()["data"] if row["id"] == mine.api_key.split("-")[2])
     assert (row["used"]["usd"]["day"], row["used"]["requests"]["minute"], row["budget_usd"]["day"]) == (10, 1, 100)
     assert "digest" not in shown.text
@@ -336,9 +355,9 @@ async def test_an_admin_key_sees_what_each_key_spends(client: Client) -> None:
 async def test_an_open_server_has_no_admin_endpoints() -> None:
     """Where nobody is asked for a key, nobody is an administrator."""
     app = create_app(router())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://outlay") as web:
-        assert (await web.get("/admin/keys")).status_code == 403
-        assert (await web.get("/v1/models")).status_code == 200
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://outlay") as http:
+        assert (await http.get("/admin/keys")).status_code == 403
+        assert (await http.get("/v1/models")).status_code == 200
 
 
 async def test_no_key_is_in_the_log_or_in_the_decision(client: Client, caplog: pytest.LogCaptureFixture) -> None:
