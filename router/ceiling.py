@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapters.types import Backend, ChatRequest, Choice, Price, Verifier, text_of
+from router.purse import Cost
 
 SCORING_TOKENS = 256
 """Allowance, in and out, for what a verifier reads and writes around one answer: template, rubric, verdict."""
@@ -63,6 +64,20 @@ class Tariff:
         if self.cost_usd(n, tokens) <= left_usd or self.token_usd == 0:
             return tokens
         return int(max(0, min(tokens, (left_usd - self.once_usd - n * self.each_usd) / (n * self.token_usd) + 1e-9)))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What answers of one backend to one request cost, and how long they may and use to be, in tokens."""
+
+    tariff: Tariff
+    tokens_in: int
+    longest: int
+    usual: int
+
+    def cost(self, n: int, longest: int) -> Cost:
+        """Of `n` answers: dollars at worst, tokens as usual, for a rate is settled soon after."""
+        return Cost(self.tariff.cost_usd(n, longest), n * (self.tokens_in + min(self.usual, longest)))
 
 
 def answer_tariff(backend: Backend, tokens_in: int, verifier: Verifier | None) -> Tariff:

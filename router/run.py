@@ -19,7 +19,7 @@ from adapters.errors import BackendError, BackendMalformed, VerifierError
 from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from policies.plans import Plan
 from router.candidates import Candidate
-from router.ceiling import Limit, Tariff, answer_tariff, scoring_usd
+from router.ceiling import Limit, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
 from router.purse import Cost, Purse
@@ -62,20 +62,6 @@ class Scored:
     raw: float | None = None
     steps: tuple[float, ...] = ()
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What answers of one backend to one request cost, and how long they may and use to be, in tokens."""
-
-    tariff: Tariff
-    tokens_in: int
-    longest: int
-    usual: int
-
-    def cost(self, n: int, longest: int) -> Cost:
-        """Of `n` answers: dollars at worst, tokens as usual, for a rate is settled soon after."""
-        return Cost(self.tariff.cost_usd(n, longest), n * (self.tokens_in + min(self.usual, longest)))
 
 
 @dataclass(slots=True)
@@ -234,12 +220,12 @@ class Run:
         bounded = left_usd < float("inf") and terms.tariff.token_usd > 0
         return request.but(n=n, max_tokens=longest if bounded else request.max_tokens), terms.cost(n, longest)
 
-    def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> _Terms:
+    def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> Terms:
         target = self.backends[backend]
         tokens_in = target.count_tokens(request)
         longest = _longest(request, target.features, tokens_in)
         usual = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
-        return _Terms(answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), tokens_in, longest, usual)
+        return Terms(answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), tokens_in, longest, usual)
 
     @property
     def _scarce(self) -> Limit:
