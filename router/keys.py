@@ -1,7 +1,7 @@
 """API keys: what each may ask for and spend, the file in which they are kept, and who a request's key says it is.
 
 The file holds SHA-256 digests. A slow hash (bcrypt, scrypt) is for secrets that people choose and that can be guessed; a key has 256 random
-bits, which nobody guesses at any speed, and a slow hash would cost every request some tenth of a second. What is shown of a key, in lists,
+bits, which nobody guesses at any speed, and every request would pay for a slow one. What is shown of a key, in lists,
 logs and errors, is its id.
 """
 
