@@ -14,7 +14,7 @@ from scipy.optimize import minimize, nnls
 from scipy.special import expit, log_expit, logsumexp
 from sklearn.isotonic import IsotonicRegression
 
-from difficulty.belief import NODES, PRIOR, Array, Channel, Scores, Success
+from difficulty.belief import NODES, PRIOR, Array, Channel, Scores, Success, logit
 from difficulty.curves import Latency, Tokens
 
 PRIOR_WEIGHT = 2.0
@@ -42,10 +42,22 @@ def fit_success(features: Mapping[str, Array], right: Mapping[str, Array], draws
         off = np.stack([np.zeros(len(names)), theta.reshape(3, -1)[1] - 1, np.zeros(len(names))])
         return float(-total.sum() + PRIOR_WEIGHT / 2 * (off**2).sum()), (PRIOR_WEIGHT * off - grad).ravel()
 
-    start = np.concatenate([np.zeros(len(names)), np.ones(len(names)), np.full(len(names), 0.7)])
+    share = (k.sum(axis=1) + 0.5) / (n.sum(axis=1) + 1)
     bounds = [(-8, 8)] * len(names) + [(0, 5)] * len(names) + [(0.0, 6)] * len(names)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x.reshape(3, len(names))
+    tried = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in _starts(share)]
+    found = min(tried, key=lambda one: float(one.fun)).x.reshape(3, len(names))
     return {name: Success(*(float(v) for v in found[:, m])) for m, name in enumerate(names)}
+
+
+def _starts(share: Array) -> list[Array]:
+    """Where to climb from, each of shape [3 * M]: even odds, and twice the odds seen (sigmoid(a / sqrt(1 + pi t^2 / 8)) is about the mean).
+
+    With many draws the likelihood has several tops: from even odds alone, 27 models with ten draws each on 160 prompts were taken to be
+    right in 36 % of all cases where 25 % were.
+    """
+    ones = np.ones(len(share))
+    seen = [np.concatenate([np.clip(logit(share) * np.sqrt(1 + np.pi * t**2 / 8), -8, 8), ones, t * ones]) for t in (0.7, 2.0)]
+    return [np.concatenate([0 * ones, ones, 0.7 * ones]), *seen]
 
 
 def posterior(

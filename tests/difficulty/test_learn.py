@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from difficulty.belief import NODES, Success
+from difficulty.belief import NODES, PRIOR, Success
 from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
 
 TRUE = {"small": Success(-0.5, 0.9, 1.2), "large": Success(0.3, 1.1, 0.8)}
@@ -119,3 +119,14 @@ def test_lengths_and_seconds_are_recovered() -> None:
     assert latency.mean(100) == pytest.approx(1.05, rel=0.06)
     assert latency.sigma == pytest.approx(0.2, abs=0.03)
     assert fit_latency([10, 20], [0.2, 0.1]).per_token_s >= 0
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_backends_with_many_draws_are_believed_to_be_right_as_often_as_they_were(seed: int) -> None:
+    """Where most prompts are far too hard the fit does not stop at a poor top of the likelihood."""
+    rng = np.random.default_rng(seed)
+    u, names = rng.normal(size=60), ("m0", "m1", "m2")
+    right = {name: rng.binomial(50, expit(i - 6 + 5 * u + rng.normal(0, 1.5, 60))).astype(float) for i, name in enumerate(names)}
+    fitted = fit_success(dict.fromkeys(names, np.zeros(60)), right, dict.fromkeys(names, np.full(60, 50.0)))
+    believed = np.array([expit(fitted[n].intercept + fitted[n].spread * NODES) @ PRIOR for n in names])
+    assert np.abs(believed - [right[n].mean() / 50 for n in names]).mean() < 0.07
