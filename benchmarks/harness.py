@@ -96,6 +96,11 @@ def bootstrap(statistic: Callable[[Ints], float], group: ArrayLike, draws: int =
     return float(statistic(np.arange(sum(map(len, rows_of))))), float(low), float(high)
 
 
+def mean_of(values: Array) -> Callable[[Ints], float]:
+    """The statistic for `bootstrap` that is the mean of some rows' values."""
+    return lambda rows: float(values[rows].mean())
+
+
 def _rows_of(group: Any) -> list[Ints]:
     order = np.argsort(group, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
