@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from difficulty.votes import Tally
+
 Array = NDArray[np.float64]
 
 _hermite_x, _hermite_w = np.polynomial.hermite_e.hermegauss(21)
@@ -141,6 +143,8 @@ class Evidence:
     if_right_hard: float | None = None
     """`if_right` on a prompt that the backend never answers right; None: the same."""
     if_wrong_hard: float | None = None
+    votes: Tally | None = None
+    """Of the leader of a vote: how it stood. Its likelihoods are those of the tally, and the voters are no evidence beside it."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ class Belief:
     def from_json(cls, data: Mapping[str, Any]) -> Belief:
         """The belief that `as_json` wrote."""
         lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
-        seen = [Evidence(row[0], Channel(row[1], row[2]), *row[3:]) for row in data["evidence"]]
+        seen = [Evidence(row[0], Channel(row[1], row[2]), *row[3:7], votes=Tally(*row[7:]) if row[7:] else None) for row in data["evidence"]]
         return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)
 
 
@@ -243,6 +247,8 @@ def _between(hard: float | None, easy: float, ease: Array) -> Array | float:
 
 
 def _row(answer: Evidence) -> list[Any]:
-    channel, plain = answer.channel, answer.if_right_hard is None and answer.if_wrong_hard is None
-    row = [answer.backend, channel.shift, channel.slope, answer.if_right, answer.if_wrong]
-    return row if plain else [*row, answer.if_right_hard, answer.if_wrong_hard]
+    """An answer seen as plain data, the counts of a vote at its end; what is None to its end is left out."""
+    row = [answer.backend, answer.channel.shift, answer.channel.slope, answer.if_right, answer.if_wrong]
+    if answer.votes is not None:
+        return [*row, answer.if_right_hard, answer.if_wrong_hard, answer.votes.first, answer.votes.second, answer.votes.n]
+    return row if answer.if_right_hard is None and answer.if_wrong_hard is None else [*row, answer.if_right_hard, answer.if_wrong_hard]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from difficulty.belief import PLAIN, Channel, Scores, Success
+from difficulty.votes import Votes
 
 FORMAT = 1
 
@@ -80,6 +81,8 @@ class Curves:
     """By backend, and by verifier (whose output tokens are 0)."""
     scores: Mapping[str, Scores] = field(default_factory=dict)
     plans: Mapping[str, PlanFit] = field(default_factory=dict)
+    votes: Mapping[str, Votes] = field(default_factory=dict)
+    """By backend."""
     tempering: float = 1.0
     source: str = "defaults"
 
@@ -94,6 +97,10 @@ class Curves:
     def scores_of(self, verifier: str) -> Scores:
         """The score model of a verifier."""
         return self.scores.get(verifier, _UNFITTED)
+
+    def votes_of(self, backend: str) -> Votes:
+        """What votes among the samples of a backend say."""
+        return self.votes.get(backend, Votes())
 
     def plan(self, key: str) -> PlanFit:
         """What was seen of a plan."""
@@ -135,6 +142,7 @@ class Curves:
             latency=_each(Latency, data["latency"]),
             scores={name: _scores(row) for name, row in data["scores"].items()},
             plans={key: PlanFit(**row | {"channel": Channel(**row["channel"])}) for key, row in data["plans"].items()},
+            votes=_each(Votes, data.get("votes", {})),
             tempering=float(data["tempering"]),
             source=str(data["source"]),
         )

@@ -15,8 +15,9 @@ from math import hypot, sqrt
 
 import numpy as np
 
-from difficulty.belief import PLAIN, Array, Belief, Channel, sigmoid
+from difficulty.belief import PLAIN, Array, Belief, Channel, logit
 from difficulty.curves import PlanFit
+from difficulty.votes import Tally, Votes
 from policies.facts import Facts, Market
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 
@@ -25,8 +26,6 @@ VERDICT_TOKENS = 8
 REVISIONS_IN_CONTEXT = 3
 TREE_DEPTH = 4.0
 """Steps of an answer assumed for a tree search; what a log shows corrects it by `PlanFit.cost` and `.latency`."""
-WRONG_ALIKE = 0.5
-"""Share of the wrong answers that agree with each other, assumed for a majority vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +75,22 @@ def stages(plan: Plan, belief: Belief, market: Market, facts: Facts) -> list[Sta
     return [_scaled(row, fit) for row in rows]
 
 
-def outlook(rows: Sequence[Stage], belief: Belief, market: Market, plan: Plan, stop_at: float, so_far: Array | None) -> Outlook:
-    """How the stages end, given the best answer so far (its chance of being right at each node, [J]; None if there is none)."""
+def outlook(
+    rows: Sequence[Stage],
+    belief: Belief,
+    market: Market,
+    plan: Plan,
+    stop_at: float,
+    so_far: Array | None,
+    draw_price: float = 0.0,
+    tally: Tally | None = None,
+) -> Outlook:
+    """How the stages end, given the best answer so far (its chance of being right at each node, [J]; None if there is none).
+
+    A vote ends early by `draw_price`, what a sample costs over what a right answer is worth; `tally` is how it stands, if it is under way.
+    """
     if plan.verifier is None:
-        return _unscored(rows, belief, plan, so_far)
+        return _unscored(rows, belief, market.curves.votes_of(plan.backend), plan, so_far, draw_price, tally)
     weights = belief.weights
     right, wrong = market.curves.scores_of(plan.verifier).likelihoods(sigmoid(belief.logits[plan.backend]))
     best = 0.0 if so_far is None else float(weights @ so_far)
@@ -138,20 +149,29 @@ def worst(rows: Sequence[Stage]) -> tuple[float, float]:
     return sum(r.worst_usd for r in rows), sum(r.latency_s for r in timed) + excess
 
 
-def _unscored(rows: Sequence[Stage], belief: Belief, plan: Plan, so_far: Array | None) -> Outlook:
-    """Without a verifier nothing ends early; the new answer is kept if it is likelier right than the one so far."""
-    n = sum(row.draws for row in rows)
-    right = _majority(rows[0].p, n) if isinstance(plan, BestOfN) else rows[0].p
+def _unscored(
+    rows: Sequence[Stage], belief: Belief, votes: Votes, plan: Plan, so_far: Array | None, price: float, tally: Tally | None
+) -> Outlook:
+    """Without a verifier only a vote ends early; the new answer is kept if it is likelier right than the one so far."""
+    right, reached = rows[0].p, (1.0,) * len(rows)
+    if isinstance(plan, BestOfN):
+        n = sum(row.draws for row in rows)
+        course = votes.course(tally, n, rows[0].draws, price)
+        right, reached = _majority(rows[0].p, votes, n) if tally is None else _gained(belief, course.gain), course.reached
     if so_far is not None and belief.weights @ so_far >= belief.weights @ right:
         right = so_far
-    return Outlook(float(belief.weights @ right), (1.0,) * len(rows), 1.0, belief.weights, right)
+    return Outlook(float(belief.weights @ right), reached, 1.0, belief.weights, right)
 
 
-def _majority(p: Array, n: int) -> Array:
-    """Chance that the most frequent of n answers is right, by the normal approximation: Phi((p-r) sqrt(n / (p+r-(p-r)^2)))."""
-    rival = (1 - p) * WRONG_ALIKE
-    z = (p - rival) * np.sqrt(n / np.maximum(p + rival - (p - rival) ** 2, 1e-9))
-    return p if n < 3 else sigmoid(1.702 * z)
+def _majority(p: Array, votes: Votes, n: int) -> Array:
+    """Chance at each node that the most frequent of n answers is right; of two it is the first."""
+    return p if n < 3 else Channel(*votes.majority(n)).p(logit(p))
+
+
+def _gained(belief: Belief, gain: float) -> Array:
+    """Chance at each node that the leader of the vote under way is right once it has gone on, [J]: what it lacks is made up alike."""
+    now = belief.right_by_node(belief.evidence[-1])
+    return now + (1 - now) * min(1.0, gain / max(1 - belief.chances[-1], 1e-9))
 
 
 def _draws(plan: Plan, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:

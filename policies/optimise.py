@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from difficulty.belief import Belief
+from difficulty.votes import Tally
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outlook, Stage, expected, outlook, remaining, stages, worst
 from policies.limits import offered, over_limits, unfit
@@ -77,7 +78,7 @@ class Optimisation:
         if not rest:
             return False
         other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}))
-        here = self._prospect(plan, rest)
+        here = self._prospect(plan, rest, self.belief.evidence[-1].votes if self.belief.evidence else None)
         then = other._sequel(here)
         rank = self._rank(here.view.quality + then.quality, self._utility(here, then))
         others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
@@ -95,9 +96,9 @@ class Optimisation:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
         return {plan.key: self._prospect(plan, stages(plan, self.belief, self.market, self.facts)) for plan in fit}
 
-    def _prospect(self, plan: Plan, rows: Sequence[Stage]) -> Prospect:
-        stop_at = self._stop_at(rows, self.belief)
-        return Prospect(plan, rows, outlook(rows, self.belief, self.market, plan, stop_at, self.belief.best_by_node))
+    def _prospect(self, plan: Plan, rows: Sequence[Stage], tally: Tally | None = None) -> Prospect:
+        stop_at, price = self._stop_at(rows, self.belief), self._draw_price(rows)
+        return Prospect(plan, rows, outlook(rows, self.belief, self.market, plan, stop_at, self.belief.best_by_node, price, tally))
 
     def _consider(self, plan: Plan) -> Considered:
         if reason := unfit(plan, self.facts):
@@ -160,6 +161,11 @@ class Optimisation:
 
     def _utility(self, prospect: Prospect, then: Sequel) -> float:
         return self._value(prospect.view.quality) - self._price(*prospect.mean) + self._net(then)
+
+    def _draw_price(self, rows: Sequence[Stage]) -> float:
+        """What a sample costs over what a right answer is worth; 0 under the floor, which is to be reached at any price."""
+        below = bool(self.belief.evidence) and self.belief.best < self._floor
+        return 0.0 if below else self._price(rows[0].cost_usd, rows[0].latency_s) / rows[0].draws / max(self._value(1.0), 1e-15)
 
     def _stop_at(self, rows: Sequence[Stage], belief: Belief) -> float:
         """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from adapters.answers import normalise
 from difficulty.belief import NODES, PRIOR, Array, Belief, Channel, Scores
 from difficulty.conversation import conversation_text
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
@@ -22,9 +23,11 @@ from difficulty.errors import FitError
 from difficulty.fit import FittedProbe
 from difficulty.labels import Labelled
 from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
+from difficulty.learn_votes import Sampled, fit_votes
+from difficulty.votes import Votes
 from policies.facts import Facts, Market
 from policies.forecast import stages
-from policies.plans import Plan, Revise, TreeSearch
+from policies.plans import BestOfN, Plan, Revise, TreeSearch
 
 Rows = Sequence[Mapping[str, Any]]
 SAMPLE = "sample("
@@ -67,7 +70,7 @@ class CurveFit:
         found = Curves(success, self._tokens(), self._latency(), self._scores(chance), source=source)
         chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
         fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
-        return self._with_factors(replace(found, plans=fits, tempering=self._tempering(found.scores, logits)))
+        return self._with_factors(replace(found, plans=fits, tempering=self._tempering(found.scores, logits), votes=self._votes()))
 
     def _counts(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Right draws and draws by backend, each of shape [N]."""
@@ -103,6 +106,16 @@ class CurveFit:
         right, draws = ({name: values[whole] for name, values in rows.items()} for rows in (right, draws))
         right[seen], draws[seen] = right[seen] - known, draws[seen] - SEEN
         return fit_tempering({name: x[whole] for name, x in logits.items()}, joint, right, draws)
+
+    def _votes(self) -> dict[str, Votes]:
+        """Of every backend with several samples a prompt; answers are compared as its plans compare them."""
+        found = {}
+        for name in self.features:
+            pattern = next((plan.answer for plan in self.plans if isinstance(plan, BestOfN) and plan.backend == name), None)
+            prompts = [_sampled(trace["answers"], pattern) for trace in self._samples(name) if len(trace["answers"]) > 1]
+            if len(prompts) >= LEAST:
+                found[name] = fit_votes(prompts)
+        return found
 
     def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
         """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds]."""
@@ -169,6 +182,13 @@ def _evidence(scores: Scores, logits: Array, answers: Rows, verifier: str) -> Ar
     right, wrong = scores.likelihoods(p)
     said = [scores.bin(raw) for answer in answers if (raw := answer["scores"][verifier]) is not None]
     return np.asarray(np.log(p[:, None] * right[:, said] + (1 - p[:, None]) * wrong[:, said]).sum(axis=1))
+
+
+def _sampled(answers: Rows, pattern: str | None) -> Sampled:
+    """A prompt's samples, equal answers under one number."""
+    number: dict[str, int] = {}
+    said = [number.setdefault(normalise(answer["text"], pattern), len(number)) for answer in answers]
+    return Sampled(np.array(said), np.array([float(answer["correct"]) for answer in answers]))
 
 
 def fitted_text(prompt: str) -> str:

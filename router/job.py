@@ -27,12 +27,10 @@ from router.parts import Parts
 from router.pipeline_types import Ask
 from router.purse import Cost
 from router.run import CallRecord, Limits, Run
+from router.strategies.best_of_n import tally
 
 FILLS = 2
 """So often is asked once more for what is missing of several distinct choices; a prompt may not have so many answers."""
-
-VOTES = Scores.unfitted()
-"""A share s of the votes says that the odds of being right are s : 1 - s."""
 
 
 @dataclass(slots=True)
@@ -270,10 +268,19 @@ class Job:
 
         An answer without the form that the request asks for is none, so it says nothing: the policy goes on as if it had not come.
         """
+        if isinstance(plan, BestOfN) and answers and all(answer.score is None for answer in answers):
+            return self._vote(plan, answers)
         fresh = list({answer.text: answer for answer in reversed(answers) if not answer.fault}.values())[::-1]
         if isinstance(plan, TreeSearch) and fresh:
             fresh = [max(fresh, key=lambda answer: answer.score or 0.0)]
         return [self._evidence(answer, self._channel(plan, answer is answers[0])) for answer in fresh]
+
+    def _vote(self, plan: BestOfN, answers: Sequence[Candidate]) -> list[Evidence]:
+        """What samples that nothing scored say: which answer leads the vote among them, and by how much."""
+        if all(answer.fault for answer in answers):
+            return []
+        votes = tally(plan, answers)
+        return [Evidence(plan.backend, PLAIN, *self.parts.market.curves.votes_of(plan.backend).likelihoods(votes), votes=votes)]
 
     def least_usd(self, row: Considered) -> float:
         """The smallest ceiling under which a plan would have been run: what the policy reckons with, and what a call needs."""
@@ -296,8 +303,6 @@ class Job:
         chosen = action.chosen = action.chosen or best(answers)
         assert chosen is not None
         before, evidence = len(self.belief.evidence), self.evidence(action.plan, answers)
-        if chosen.score is None and chosen.votes is not None and not chosen.fault:
-            evidence.append(self._evidence(chosen, PLAIN))
         self.belief = self.belief.after(evidence)
         action.chance = max(self.belief.chances[before:], default=0.0)
         chance_before = max(self.belief.chances[:before], default=0.0)
@@ -319,8 +324,6 @@ class Job:
             # A verifier of beginnings scores an answer cut off by its length as one that may yet end well; it will not.
             raw = 0.0 if answer.choice.finish_reason == "length" else answer.raw_score
             return self.parts.market.curves.scores_of(answer.verifier).seen(answer.backend, raw, channel)
-        if answer.votes is not None:
-            return VOTES.seen(answer.backend, answer.votes, channel)
         return Evidence(answer.backend, channel)
 
 
