@@ -238,7 +238,9 @@ class Belief:
     def from_json(cls, data: Mapping[str, Any]) -> Belief:
         """The belief that `as_json` wrote."""
         lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
-        seen = [Evidence(row[0], Channel(row[1], row[2]), *row[3:7], votes=Tally(*row[7:]) if row[7:] else None) for row in data["evidence"]]
+        seen = [
+            Evidence(row[0], Channel(row[1], row[2]), *row[3:7], votes=Tally(*row[7:]) if row[7:] else None) for row in data["evidence"]
+        ]
         return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)
 
 

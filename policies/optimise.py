@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count, takewhile
 
-from difficulty.belief import Belief
-from difficulty.votes import Tally
+import numpy as np
+
+from difficulty.belief import Array, Belief
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
-from policies.forecast import Outlook, Stage, expected, outlook, remaining, stages, worst
 from policies.limits import offered, over_limits, unfit
+from policies.outlook import Outline, Outlook, outline, outlook, rest
 from policies.plans import Plan
 from policies.policy import MOST, Optimiser
 
@@ -28,16 +30,23 @@ FLOOR_STEP = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """A plan with its stages, how they end, and what that is expected to cost."""
+    """A plan as far as it is worth going, and how it is expected to end."""
 
-    plan: Plan
-    rows: Sequence[Stage]
+    way: Outline
     view: Outlook
+    """From one belief: arrays of one."""
+    refused: str = ""
+    """Why not even its first stage may be run."""
+
+    @property
+    def quality(self) -> float:
+        """Chance that the answer is right when it ends."""
+        return float(self.view.quality[0])
 
     @property
     def mean(self) -> tuple[float, float]:
         """Expected US dollars and seconds."""
-        return expected(self.rows, self.view)
+        return float(self.view.cost_usd[0]), float(self.view.latency_s[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,66 +83,87 @@ class Optimisation:
 
     def goes_on(self, plan: Plan, drawn: int) -> bool:
         """Whether the rest of a plan under way beats stopping now and every other plan."""
-        rest = remaining(plan, stages(plan, self.belief, self.market, self.facts), drawn)
-        if not rest:
+        left = rest(plan, drawn, self.belief, self.market, self.facts)
+        if not left.rows:
+            return False
+        here = self._prospect(left)
+        if here.refused:
             return False
         other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}))
-        here = self._prospect(plan, rest, self.belief.evidence[-1].votes if self.belief.evidence else None)
-        then = other._sequel(here)
-        rank = self._rank(here.view.quality + then.quality, self._utility(here, then))
+        (then,) = other._sequels([here])
+        rank = self._rank(here.quality + then.quality, self._utility(here, then))
         others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
         return rank > self._rank_of_stopping and all(rank >= rival for rival in others)
 
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
-        return tuple(self._consider(plan) for plan in offered(self.policy.plans, self.facts))
+        then = dict(zip(self._prospects, self._sequels(list(self._prospects.values())), strict=True))
+        return tuple(self._consider(plan, then.get(plan.key, Sequel())) for plan in offered(self.policy.plans, self.facts))
 
     # --- one plan -------------------------------------------------------------------------------------------------
 
     @cached_property
     def _prospects(self) -> dict[str, Prospect]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
-        return {plan.key: self._prospect(plan, stages(plan, self.belief, self.market, self.facts)) for plan in fit}
+        return {plan.key: self._prospect(outline(plan, self.belief, self.market, self.facts)) for plan in fit}
 
-    def _prospect(self, plan: Plan, rows: Sequence[Stage], tally: Tally | None = None) -> Prospect:
-        stop_at, price = self._stop_at(rows, self.belief), self._draw_price(rows)
-        return Prospect(plan, rows, outlook(rows, self.belief, self.market, plan, stop_at, self.belief.best_by_node, price, tally))
+    def _prospect(self, whole: Outline) -> Prospect:
+        """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
+        ways = [whole.first(n) for n in _lengths(len(whole.rows))]
+        within = [way for way in ways if not over_limits(self.facts, *way.worst)]
+        found = [self._seen(way) for way in within or ways[:1]]
+        if not within:
+            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst))
+        return max(found, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
 
-    def _consider(self, plan: Plan) -> Considered:
+    def _seen(self, way: Outline) -> Prospect:
+        best = self.belief.best_by_node
+        so_far, weights = None if best is None else best[None], self.belief.weights[None]
+        return Prospect(way, outlook(way, weights, so_far, self._stop_at(way, weights), self._draw_price(way)))
+
+    def _consider(self, plan: Plan, then: Sequel) -> Considered:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
         prospect = self._prospects[plan.key]
-        then, (cost, seconds), (cost_q95, seconds_q95) = self._sequel(prospect), prospect.mean, worst(prospect.rows)
+        (cost, seconds), (cost_q95, seconds_q95) = prospect.mean, prospect.way.worst
         return Considered(
             plan,
-            quality=prospect.view.quality + then.quality,
+            quality=prospect.quality + then.quality,
             cost_usd=cost + then.cost_usd,
             cost_q95_usd=cost_q95,
             latency_s=seconds + then.latency_s,
             latency_q95_s=seconds_q95,
             utility_usd=self._utility(prospect, then),
-            refused=over_limits(self.facts, cost_q95, seconds_q95),
+            refused=prospect.refused,
         )
 
-    def _sequel(self, first: Prospect) -> Sequel:
-        """What the best plan to follow adds where `first` leaves the prompt open."""
-        view = first.view
-        if view.open < OPEN_ENOUGH or first.plan.verifier is None:
-            return Sequel()
-        moved = replace(self.belief, weights=view.open_weights)
-        sequels = [self._after(first, other, moved) for other in self._prospects.values() if other.plan.key != first.plan.key]
-        return max([Sequel(), *sequels], key=lambda then: self._rank(view.quality + then.quality, self._net(then)))
+    def _sequels(self, firsts: Sequence[Prospect]) -> list[Sequel]:
+        """For each of them, what the best other plan adds where it leaves the prompt open. All firsts are taken together."""
+        found = [Sequel() for _ in firsts]
+        open_ = [i for i, first in enumerate(firsts) if first.way.plan.verifier is not None and first.view.open[0] >= OPEN_ENOUGH]
+        if not open_:
+            return found
+        weights, held = (np.concatenate([getattr(firsts[i].view, of) for i in open_]) for of in ("open_weights", "open_right"))
+        kept = (weights * held).sum(axis=1)
+        for other in self._prospects.values():
+            view = outlook(other.way, weights, held, self._stop_at(other.way, weights), self._draw_price(other.way))
+            adds = zip(open_, view.quality - kept, view.cost_usd, view.latency_s, strict=True)
+            for i, quality, cost, seconds in adds:
+                first = firsts[i]
+                share = float(first.view.open[0])
+                then = Sequel(share * float(quality), share * float(cost), share * float(seconds))
+                if self._may_follow(first, other) and self._beats(first, then, found[i]):
+                    found[i] = then
+        return found
 
-    def _after(self, first: Prospect, other: Prospect, moved: Belief) -> Sequel:
-        """What `other` adds after `first` left the prompt open, `moved` being the belief by then."""
-        view, (usd_1, s_1), (usd_2, s_2) = first.view, worst(first.rows), worst(other.rows)
-        if over_limits(self.facts, usd_1 + usd_2, s_1 + s_2):
-            return Sequel()
-        then = outlook(other.rows, moved, self.market, other.plan, self._stop_at(other.rows, moved), view.open_right)
-        cost, seconds = expected(other.rows, then)
-        held = float(view.open_weights @ view.open_right)
-        return Sequel(view.open * (then.quality - held), view.open * cost, view.open * seconds)
+    def _may_follow(self, first: Prospect, other: Prospect) -> bool:
+        both = [a + b for a, b in zip(first.way.worst, other.way.worst, strict=True)]
+        return other.way.plan.key != first.way.plan.key and not over_limits(self.facts, *both)
+
+    def _beats(self, first: Prospect, then: Sequel, best: Sequel) -> bool:
+        one, two = (self._rank(first.quality + each.quality, self._net(each)) for each in (then, best))
+        return one > two
 
     # --- worth ----------------------------------------------------------------------------------------------------
 
@@ -160,20 +190,18 @@ class Optimisation:
         return self._value(then.quality) - self._price(then.cost_usd, then.latency_s)
 
     def _utility(self, prospect: Prospect, then: Sequel) -> float:
-        return self._value(prospect.view.quality) - self._price(*prospect.mean) + self._net(then)
+        return self._value(prospect.quality) - self._price(*prospect.mean) + self._net(then)
 
-    def _draw_price(self, rows: Sequence[Stage]) -> float:
+    def _draw_price(self, way: Outline) -> float:
         """What a sample costs over what a right answer is worth; 0 under the floor, which is to be reached at any price."""
-        below = bool(self.belief.evidence) and self.belief.best < self._floor
-        return 0.0 if below else self._price(rows[0].cost_usd, rows[0].latency_s) / rows[0].draws / max(self._value(1.0), 1e-15)
+        below, row = bool(self.belief.evidence) and self.belief.best < self._floor, way.rows[0]
+        return 0.0 if below else self._price(row.cost_usd, row.latency_s) / row.draws / max(self._value(1.0), 1e-15)
 
-    def _stop_at(self, rows: Sequence[Stage], belief: Belief) -> float:
+    def _stop_at(self, way: Outline, weights: Array) -> Array:
         """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price.
-        Not below the floor."""
-        row = rows[-1]
-        helps = 1 - float(belief.weights @ (1 - row.p) ** row.draws)
-        gain = max(self._value(helps), 1e-15)
-        return min(max(1 - self._price(row.cost_usd, row.latency_s) / gain, 0.5, self._floor), 0.995)
+        Not below the floor. [F]."""
+        row, gain = way.rows[-1], np.maximum(self._value(1.0) * way.helps(weights), 1e-15)
+        return np.clip(1 - self._price(row.cost_usd, row.latency_s) / gain, max(0.5, self._floor), 0.995)
 
     def _quickest(self, considered: tuple[Considered, ...]) -> Decision:
         """Where no plan is sure to end in time and nothing is answered: the quickest of those that will if all goes as usual."""
@@ -189,3 +217,8 @@ class Optimisation:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
         below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"
+
+
+def _lengths(stages: int) -> list[int]:
+    """At which numbers of stages it is looked whether to give a plan up: 1, 4, 16, ... and all."""
+    return [*takewhile(lambda n: n < stages, (4**k for k in count())), stages]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from difficulty.belief import Belief
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
-from policies.forecast import expected, outlook, stages, worst
 from policies.limits import over_limits, unfit
+from policies.outlook import outline, outlook
 from policies.plans import Plan, Single
 from policies.policy import Rule, Rules
 
@@ -59,10 +61,10 @@ class RuleBook:
     def _consider(self, plan: Plan) -> Considered:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
-        rows = stages(plan, self.belief, self.market, self.facts)
-        view = outlook(rows, self.belief, self.market, plan, self._aim, self.belief.best_by_node)
-        (cost, seconds), (cost_q95, seconds_q95) = expected(rows, view), worst(rows)
-        return Considered(plan, view.quality, cost, cost_q95, seconds, seconds_q95, refused=over_limits(self.facts, cost_q95, seconds_q95))
+        way, best = outline(plan, self.belief, self.market, self.facts), self.belief.best_by_node
+        view = outlook(way, self.belief.weights[None], None if best is None else best[None], np.array([self._aim]))
+        (cost_q95, seconds_q95), quality, cost, seconds = way.worst, *(float(of[0]) for of in (view.quality, view.cost_usd, view.latency_s))
+        return Considered(plan, quality, cost, cost_q95, seconds, seconds_q95, refused=over_limits(self.facts, cost_q95, seconds_q95))
 
     def _one_answer(self) -> Considered | None:
         """Where the rule's own plans may not run: one answer of the backend that is likeliest to be right."""

@@ -40,7 +40,7 @@ def test_nothing_is_explored_unless_asked_for() -> None:
 
 def test_exploration_stays_inside_hard_limits() -> None:
     """A plan that the ceiling or the deadline refuses is never drawn."""
-    for limit in ({"ceiling_usd": 1e-4}, {"deadline_s": 0.6}):
+    for limit in ({"ceiling_usd": 2e-5}, {"deadline_s": 0.3}):
         refused = {c.plan.key for d in taken(0.5, **limit) for c in d.considered if c.refused}
         drawn = {d.plan.key for d in taken(0.5, **limit)}
         assert refused

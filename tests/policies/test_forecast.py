@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace as but
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from difficulty.belief import NODES, PRIOR, Belief, Channel
 from difficulty.curves import Latency, PlanFit, Tokens
 from policies.facts import Facts, Market
-from policies.forecast import expected, outlook, remaining, stages, worst
+from policies.forecast import Stage, remaining, stages, worst
 from policies.optimise import Optimisation
+from policies.outlook import Outlook, outline, outlook
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Worth
 from tests.policies.conftest import CURVES, PRICES, belief
@@ -23,8 +25,12 @@ FACTS = Facts(input_tokens=14)
 
 
 def look(plan: Plan, ease: float = 0.0, stop_at: float = 0.9, so_far: np.ndarray | None = None):
-    rows = stages(plan, belief(ease), MARKET, FACTS)
-    return rows, outlook(rows, belief(ease), MARKET, plan, stop_at, so_far)
+    way, so_far = outline(plan, belief(ease), MARKET, FACTS), None if so_far is None else so_far[None]
+    return way.rows, outlook(way, belief(ease).weights[None], so_far, np.array([stop_at]))
+
+
+def expected(rows: Sequence[Stage], view: Outlook) -> tuple[float, float]:
+    return float(view.cost_usd[0]), float(view.latency_s[0])
 
 
 def simulate(n: int, batch: int, ease: float, stop_at: float, times: int = 40_000) -> tuple[float, float]:
@@ -51,10 +57,10 @@ def simulate(n: int, batch: int, ease: float, stop_at: float, times: int = 40_00
 def test_best_of_n_is_forecast_as_a_simulation_plays_it(n: int, batch: int, ease: float) -> None:
     """Quality and number of draws of the formula agree with playing the plan 40,000 times."""
     plan = BestOfN(backend="small", n=n, batch=batch, verifier="reward")
-    rows, view = look(plan, ease)
+    _, view = look(plan, ease)
     quality, draws = simulate(n, batch, ease, 0.9)
     assert view.quality == pytest.approx(quality, abs=0.012)
-    assert sum(r.draws * c for r, c in zip(rows, view.reached, strict=True)) == pytest.approx(draws, rel=0.02)
+    assert view.draws[0] == pytest.approx(draws, rel=0.02)
 
 
 @given(st.integers(1, 64), st.floats(-3, 3))
@@ -170,7 +176,7 @@ def test_what_is_left_of_a_plan_begins_after_what_was_drawn() -> None:
 def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
     """The belief that an outlook leaves open is what updating on low scores gives: small's failures lower large's chance."""
     _, view = look(BestOfN(backend="small", n=8, batch=8, verifier="exact"), 0.0)
-    open_belief = Belief(belief(0.0).lines, view.open_weights)
+    open_belief = Belief(belief(0.0).lines, view.open_weights[0])
     assert open_belief.p_correct("large") < belief(0.0).p_correct("large") - 0.1
     assert open_belief.p_correct("small") < 0.2
 
@@ -183,3 +189,35 @@ def test_a_majority_of_likely_answers_is_likelier_right_than_one() -> None:
 
     assert vote(15, 2.0) > belief(2.0).p_correct("small") + 0.05
     assert vote(2, 2.0) == pytest.approx(belief(2.0).p_correct("small"))
+
+
+@given(st.floats(-4, 3), st.integers(0, 6), st.floats(5e-5, 2e-3))
+@settings(max_examples=40, deadline=None)
+def test_a_longer_plan_is_never_worth_less(ease: float, failed: int, value: float) -> None:
+    """It may be given up: best of 64 is worth at least what best of 16 is, however hopeless the prompt."""
+    plans = [BestOfN(backend="small", n=n, batch=1, verifier="reward") for n in (16, 64)]
+    after = belief(ease).after([CURVES.scores["reward"].seen("small", 0.05)] * failed)
+    worth = [Optimisation(Optimiser(objective=Worth(value_of_correct_usd=value), plans=(plan,)), MARKET, FACTS, after) for plan in plans]
+    short, long = (one.considered[0].utility_usd for one in worth)
+    assert long >= short - 1e-12
+
+
+def test_a_plan_is_looked_at_as_far_as_it_is_sure_to_fit() -> None:
+    """Sixty-four rounds do not fit before the deadline, some do: the plan is run, and refused only where not even its first stage fits."""
+    policy = Optimiser(objective=Worth(value_of_correct_usd=1e-3), plans=(BestOfN(backend="small", n=64, batch=1, verifier="reward"),))
+    for deadline, refused in ((60.0, False), (1.0, False), (0.01, True)):
+        seen = Optimisation(policy, MARKET, but(FACTS, deadline_s=deadline), belief(-2.0)).considered[0]
+        assert bool(seen.refused) == refused
+        assert refused or seen.latency_q95_s <= deadline
+
+
+def test_beliefs_taken_together_are_taken_alike() -> None:
+    """Many beliefs in one call end as each of them does alone."""
+    way = outline(Revise(backend="small", verifier="reward", rounds=4), belief(0.0), MARKET, FACTS)
+    rng = np.random.default_rng(0)
+    weights, so_far, stop = rng.dirichlet(np.ones(len(NODES)), 5), rng.random((5, len(NODES))), rng.uniform(0.5, 0.99, 5)
+    together = outlook(way, weights, so_far, stop)
+    for f in range(5):
+        alone = outlook(way, weights[[f]], so_far[[f]], stop[[f]])
+        for of in ("quality", "cost_usd", "latency_s", "draws", "open", "open_weights", "open_right"):
+            assert getattr(alone, of)[0] == pytest.approx(getattr(together, of)[f])
