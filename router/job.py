@@ -15,7 +15,7 @@ from functools import cached_property
 from adapters.errors import BackendError
 from adapters.form import Check, form_of
 from adapters.types import ChatRequest
-from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores, Success
+from difficulty.belief import PLAIN, Belief, Channel, Evidence, Success
 from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
 from policies.facts import Considered, Decision, Facts, ForcedBy
