@@ -126,7 +126,8 @@ class Scores:
     def seen(self, backend: str, score: float, channel: Channel = PLAIN) -> Evidence:
         """What an answer of that raw score says."""
         k, (right, wrong) = self.bin(score), self._tables
-        return Evidence(backend, channel, *(float(table[k]) for table in (right[0], wrong[0], right[1], wrong[1])))
+        easy, hard = (float(right[0][k]), float(wrong[0][k])), (float(right[1][k]), float(wrong[1][k]))
+        return Evidence(backend, channel, *easy, *hard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +239,19 @@ class Belief:
     def from_json(cls, data: Mapping[str, Any]) -> Belief:
         """The belief that `as_json` wrote."""
         lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
-        seen = [
-            Evidence(row[0], Channel(row[1], row[2]), *row[3:7], votes=Tally(*row[7:]) if row[7:] else None) for row in data["evidence"]
-        ]
+        seen = (_answer(*row) for row in data["evidence"])
         return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)
 
 
 def _between(hard: float | None, easy: float, ease: Array) -> Array | float:
     return easy if hard is None else ease * easy + (1 - ease) * hard
+
+
+def _answer(
+    backend: str, shift: float, slope: float, right: float, wrong: float,
+    right_hard: float | None = None, wrong_hard: float | None = None, *votes: int,
+) -> Evidence:  # fmt: skip
+    return Evidence(backend, Channel(shift, slope), right, wrong, right_hard, wrong_hard, Tally(*votes) if votes else None)
 
 
 def _row(answer: Evidence) -> list[Any]:

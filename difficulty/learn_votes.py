@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
@@ -107,14 +107,18 @@ class _Seen:
         n = np.broadcast_to(looks + 1, (ORDERS, len(looks)))
         after = right.sum(axis=1, keepdims=True) - right.cumsum(axis=1)[:, looks]
         tally = np.stack([vote.first[:, looks], vote.second[:, looks], n, total - n], axis=-1).reshape(-1, 4)
-        rows = vote.right[:, looks], np.broadcast_to(vote.right[:, -1:], n.shape), vote.leader[:, looks] == vote.leader[:, -1:]
-        smooth = (after + 0.5) / (total - n + 1)
-        return cls(tally, *(np.asarray(row, dtype=np.float64).ravel() for row in (*rows, smooth)), np.full(n.size, 1 / n.size))
+        end, lasts = np.broadcast_to(vote.right[:, -1:], n.shape), vote.leader[:, looks] == vote.leader[:, -1:]
+        smooth, weight = (after + 0.5) / (total - n + 1), np.full(n.size, 1 / n.size)
+        return cls(tally, _flat(vote.right[:, looks]), _flat(end), _flat(lasts), _flat(smooth), weight)
 
     @property
-    def rows(self) -> tuple[Array, ...]:
+    def rows(self) -> tuple[Array | Ints, ...]:
         """The arrays, in the order of the fields."""
         return self.tally, self.right, self.end_right, self.lasts, self.others, self.weight
+
+
+def _flat(values: ArrayLike) -> Array:
+    return np.asarray(values, dtype=np.float64).ravel()
 
 
 _LOOKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)

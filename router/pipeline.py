@@ -204,10 +204,10 @@ class Router:
             except BackendError as error:
                 action.error = type(error).__name__
                 job.lost(plan.backend, error)
-        begun, limit = bool(live and live.begun), action.error.endswith("limit")
+        begun, cut = bool(live and live.begun), action.error.endswith("limit")
         if job.best is None and (begun or run.truncated_by == "deadline"):
             raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer", (Considered(plan),))
-        return not begun and not (limit and job.best is not None)  # without an answer yet, a cheaper plan may still be paid for
+        return not begun and not (cut and job.best is not None)  # without an answer yet, a cheaper plan may still be paid for
 
     def _worth_more(self, job: Job, action: Action) -> bool:
         drawn = len(job.run.pool) - action.first
