@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from difficulty.encoders import Encoder, Pooling, View, open_encoder
 from difficulty.errors import ArtifactError
-from difficulty.probe import SCALARS, EncoderProbe, LinearProbe
+from difficulty.probe import SCALARS, EncoderProbe, LinearProbe, Probe
+from difficulty.tiers import TIERS, TierProbe, by_rank
 
 FORMAT: Literal[1] = 1
 _ARRAYS = ("weights", "bias", "slope", "shift")
@@ -37,11 +39,21 @@ class ProbeCard(BaseModel):
     arrays_digest: str = Field(description="SHA-256 of probe.npz")
     data_digest: str = Field(description="SHA-256 of the labels it was fitted on")
     seed: int
+    tiers: bool = Field(False, description="its backends are the tiers 'weak' and 'strong', and stand for anybody's")
+    sources: tuple[str, ...] = Field((), description="what the labels come from, each with its licence")
     figures: dict[str, Any] = Field(default_factory=dict, description="what the fit chose, and its figures on prompts never seen")
 
 
 def save_probe(
-    folder: Path, head: LinearProbe, encoder: Encoder, *, data_digest: str, seed: int = 0, figures: dict[str, Any] | None = None
+    folder: Path,
+    head: LinearProbe,
+    encoder: Encoder,
+    *,
+    data_digest: str,
+    seed: int = 0,
+    figures: dict[str, Any] | None = None,
+    sources: Sequence[str] = (),
+    tiers: bool = False,
 ) -> ProbeCard:
     """Write both files, arrays first: a crash in between leaves a digest that does not fit, which loading refuses."""
     stream = io.BytesIO()
@@ -56,6 +68,8 @@ def save_probe(
         arrays_digest=hashlib.sha256(stream.getvalue()).hexdigest(),
         data_digest=data_digest,
         seed=seed,
+        tiers=tiers,
+        sources=tuple(sources),
         figures=figures or {},
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,11 +95,18 @@ def load_probe(folder: Path) -> tuple[LinearProbe, ProbeCard]:
 
 
 def open_probe(
-    artifact: str, encoder: str | None = None, *, threads: int = 1, max_tokens: int = 512, revision: str | None = None
-) -> EncoderProbe:
+    artifact: str,
+    encoder: str | None = None,
+    *,
+    threads: int = 1,
+    max_tokens: int = 512,
+    revision: str | None = None,
+    strengths: Mapping[str, float] | None = None,
+) -> Probe:
     """The probe of a folder (looked for in the working directory, then beside the package), on its own encoder unless another is named.
 
-    Reads the encoder's weights for their digest, but loads no model yet. Raises ArtifactError or EncoderError.
+    A probe of tiers answers for the backends of `strengths`. Reads the encoder's weights for their digest, but loads no model yet.
+    Raises ArtifactError or EncoderError.
     """
     head, card = load_probe(located(artifact))
     reader = open_encoder(encoder or card.encoder, threads=threads, max_tokens=max_tokens, revision=revision)
@@ -94,7 +115,8 @@ def open_probe(
             f"{artifact}: fitted on the weights {card.encoder_digest[:12]} of '{card.encoder}', "
             f"but '{reader.name}' has {reader.digest[:12]}; run `outlay fit` with this encoder"
         )
-    return EncoderProbe(reader, head)
+    probe = EncoderProbe(reader, head)
+    return TierProbe(probe, strengths or by_rank(TIERS)) if card.tiers else probe
 
 
 def located(artifact: str) -> Path:

@@ -7,7 +7,6 @@ answer begins. What is learned on top is in `probe.py` and `fit.py`. torch and t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from difficulty import model_files
 from difficulty.errors import EncoderError
 
 Floats = NDArray[np.float32]
@@ -26,7 +26,8 @@ Pooling = Literal["last", "mean"]
 MAX_FORWARD_TOKENS = 8192
 """Tokens of one forward, padding included: bounds memory, and is more than a micro-batch of ordinary prompts."""
 _LOGITS_AT_ONCE = 1 << 24
-_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+ONNX = "onnx:"
+"""Before the name of an encoder that runs on ONNX Runtime."""
 
 
 class View(NamedTuple):
@@ -81,8 +82,20 @@ class Encoder(Protocol):
 
 
 def open_encoder(name: str, *, threads: int = 1, max_tokens: int = 512, revision: str | None = None) -> Encoder:
-    """The encoder of that path or hub name. Nothing is loaded yet."""
+    """The encoder of that path or hub name; `onnx:` before it runs a BERT on ONNX Runtime instead of torch. Nothing is loaded yet.
+
+    Raises EncoderError where a library that it needs is not installed.
+    """
+    if name.startswith(ONNX):
+        from difficulty.onnx_encoder import OnnxEncoder
+
+        return OnnxEncoder(name.removeprefix(ONNX), threads=threads, max_tokens=max_tokens, revision=revision)
     return TransformersEncoder(name, threads=threads, max_tokens=max_tokens, revision=revision)
+
+
+def quarters(top: int) -> list[int]:
+    """Layers a quarter, half, three quarters of the way up, and the top one."""
+    return sorted({max(1, -(-top * quarter // 4)) for quarter in (1, 2, 3, 4)})
 
 
 class TransformersEncoder:
@@ -94,31 +107,19 @@ class TransformersEncoder:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the model lies: the working directory, then beside the `difficulty` package, then the hub."""
-        for base in (Path.cwd(), Path(__file__).resolve().parent.parent):
-            if (base / self.name / "config.json").is_file():
-                return base / self.name
-        return _from_hub(self.name, self._revision)
+        """Where the model lies."""
+        return model_files.located(self.name, self._revision)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the weight files, by name and content."""
-        files = sorted(self.folder.glob("*.safetensors"))
-        if not files:
-            raise EncoderError(f"encoder '{self.name}': no *.safetensors in {self.folder}; other formats are not read")
-        total = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as stream:
-                total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-        return total.hexdigest()
+        return model_files.digest(self.name, self.folder)
 
     @property
     def views(self) -> tuple[View, ...]:
         """A quarter, half, three quarters of the way up, and the top; the last token and the mean."""
-        top = self._loaded.layers
-        layers = sorted({max(1, -(-top * quarter // 4)) for quarter in (1, 2, 3, 4)})
         poolings: tuple[Pooling, ...] = ("last", "mean")
-        return tuple(View(layer, pooling) for layer in layers for pooling in poolings)
+        return tuple(View(layer, pooling) for layer in quarters(self._loaded.layers) for pooling in poolings)
 
     def encode(self, texts: Sequence[str], views: Sequence[View]) -> Encoding:
         """One forward for texts that fit into it together; longer lists are cut, similar lengths together."""
@@ -178,16 +179,6 @@ class _Loaded:
     def _asked(self, text: str) -> str:
         turn = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except Exception as error:  # the hub client raises a dozen kinds; for us all mean: not there
-        package = Path(__file__).resolve().parent.parent
-        raise EncoderError(f"encoder '{name}': no model in ./{name}, none in {package / name}, and the hub says: {error}") from error
 
 
 def _load(name: str, folder: Path, threads: int) -> _Loaded:

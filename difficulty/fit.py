@@ -70,10 +70,14 @@ def fit_probe(
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
     progress: Progress = lambda stage, done: None,
+    split: Mapping[str, int] | None = None,
 ) -> FittedProbe:
-    """Learn a probe from labels. The same labels, encoder and seed give the same probe. Raises FitError or EncoderError."""
+    """Learn a probe from labels. The same labels, encoder and seed give the same probe. Raises FitError or EncoderError.
+
+    `split` gives the side of each group, for those who split by themselves; unset, the side is a hash of group and seed.
+    """
     labels = table(rows)
-    side = sides(labels.groups, seed)
+    side = sides(labels.groups, seed) if split is None else np.array([split[group] for group in labels.groups])
     encoding = _encode(encoder, labels.prompts, tuple(views or encoder.views), progress)
     choice = _choose(encoding, labels, side, dimensions, strengths, seed, progress)
     encoding = Encoding({choice.view: encoding.states[choice.view]}, encoding.tokens, encoding.tokens_read, encoding.nll)

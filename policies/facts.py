@@ -5,7 +5,7 @@ All of it is plain data handed in, so that a logged decision can be made again: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,6 +30,10 @@ class Market:
         """What so many tokens cost with a backend or verifier; one without a price is free."""
         price_in, price_out = self.prices.get(name, (0.0, 0.0))
         return (input_tokens * price_in + output_tokens * price_out) / 1e6
+
+    def by_price(self, names: Iterable[str]) -> list[str]:
+        """From the cheapest to the dearest."""
+        return sorted(names, key=lambda name: self.cost_usd(name, 1, 1))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from adapters.tallies import build_tallies
 from adapters.types import Backend, Price, Verifier
 from adapters.verifiers import build_verifier
 from difficulty.curves import Curves, CurvesError
-from difficulty.errors import DifficultyError
+from difficulty.errors import DifficultyError, EncoderError
+from difficulty.probe import Probe
 from difficulty.service import ProbeService
+from difficulty.tiers import TierProbe, by_rank
 from difficulty.versions import resolved
 from policies.facts import Market
 from router.certificate import held_to
@@ -29,6 +32,8 @@ from router.parts import Parts
 from router.pipeline import Router
 from router.shadow import Shadow
 from router.watch import Watch
+
+logger = logging.getLogger("outlay")
 
 
 def assemble(config: Config) -> Router:
@@ -44,13 +49,15 @@ def parts(config: Config) -> Parts:
     """Everything that the configuration names. Raises AdapterError, DifficultyError or CurvesError."""
     backends = {name: build_backend(name, options) for name, options in config.backends.items()}
     verifiers = {name: build_verifier(name, options, backends) for name, options in config.verifiers.items()}
+    sold = market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves())
+    probe = open_probe(config.probe, sold.by_price(backends))
     return Parts(
         backends=backends,
         verifiers=verifiers,
         policies=dict(config.policies),
         default_policy=config.default_policy,
-        market=market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves()),
-        probe=open_probe(config.probe),
+        market=sold,
+        probe=ProbeService(probe, config.probe) if probe else None,
         probe_price=config.probe.price,
         when_unavailable=config.probe.when_unavailable,
         cache=build_cache(config.cache.url) if config.cache else None,
@@ -89,13 +96,26 @@ def market(backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier], c
     return Market({name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in sold.items()}, shared, curves)
 
 
-def open_probe(options: ProbeOptions) -> ProbeService | None:
-    """The fitted probe behind its queue; None where the heuristic is all that is asked for."""
+def open_probe(options: ProbeOptions, by_price: Sequence[str]) -> Probe | None:
+    """The fitted probe; None where the heuristic is all that is asked for, or all that can be had.
+
+    Raises DifficultyError, or ConfigError for options that do not go together.
+    """
     if options.encoder is None or options.artifact is None:
         return None
     from difficulty.artifact import open_probe as open_artifact
 
-    return ProbeService(open_artifact(options.artifact, options.encoder, threads=options.threads), options)
+    strengths = by_rank(by_price) | dict(options.strength)
+    try:
+        probe = open_artifact(options.artifact, options.encoder, threads=options.threads, strengths=strengths)
+    except EncoderError as error:
+        if options.required:
+            raise
+        logger.warning("%s; until then the heuristic estimates", error)
+        return None
+    if options.strength and not isinstance(probe, TierProbe):
+        raise ConfigError(f"probe.strength: {options.artifact} was fitted on backends of its own; strengths are for difficulty/general")
+    return probe
 
 
 def located(name: str) -> Path:

@@ -91,6 +91,8 @@ def check_references(config: Config) -> Iterator[str]:
     yield from _missing("probe.when_unavailable", "backend", config.probe.when_unavailable, config.backends)
     yield from _missing("drift.then", "backend", config.drift.then if config.drift else None, config.backends)
     yield from _missing("shadow.backend", "backend", config.shadow.backend if config.shadow else None, config.backends)
+    for name in config.probe.strength:
+        yield from _missing("probe.strength", "backend", name, config.backends)
     for name, options in config.verifiers.items():
         yield from _missing(f"verifiers.{name}.backend", "backend", getattr(options, "backend", None), config.backends)
     for name, policy in config.policies.items():

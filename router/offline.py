@@ -15,11 +15,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difficulty.artifact import load_probe, located, open_probe
+from difficulty.artifact import load_probe, located
 from difficulty.labels import TEST, sides
 from difficulty.probe import Estimate
 from policies.policy import Optimiser, Policy, WithinBudget, Worth
-from router.assembly import parts
+from router.assembly import open_probe, parts
 from router.collect import read_log
 from router.config import Config, load
 from router.errors import ConfigError, have_instead
@@ -95,14 +95,13 @@ def progress(total: int, what: str, console: Console) -> Iterator[Any]:
 
 
 def _kept(probe: ProbeOptions, rows: Rows) -> set[int]:
-    """Rows that the fit of the configuration's artifact kept for its report; all, where nothing was fitted."""
-    if probe.artifact is None:
+    """Rows that the fit of the configuration's artifact kept for its report; all, where nothing was fitted on such a log."""
+    card = load_probe(located(probe.artifact))[1] if probe.artifact else None
+    if card is None or card.tiers:
         return set(range(len(rows)))
-    side = sides([row["group"] for row in rows], load_probe(located(probe.artifact))[1].seed)
+    side = sides([row["group"] for row in rows], card.seed)
     return {i for i, where in enumerate(side) if where == TEST}
 
 
 def _estimates(options: ProbeOptions, built: Parts, rows: Rows) -> dict[str, Estimate]:
-    if options.artifact is None:
-        return estimates_of(built.heuristic, rows)
-    return estimates_of(open_probe(options.artifact, options.encoder, threads=options.threads), rows)
+    return estimates_of(open_probe(options, built.market.by_price(built.backends)) or built.heuristic, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -41,8 +42,15 @@ class SessionOptions(Frozen):
 class ProbeOptions(ProbeServiceOptions):
     """Who estimates how hard a prompt is. Without an encoder it is the heuristic, which reads lengths and operators and needs no model."""
 
-    encoder: str | None = Field(None, description="a local model by path or hub name, whose hidden states are read; such as fleet/small")
-    artifact: str | None = Field(None, description="folder that `outlay fit` wrote")
+    encoder: str | None = Field(
+        None,
+        description="a local model by path or hub name, whose hidden states are read; `onnx:` before a BERT's name runs it without torch",
+    )
+    artifact: str | None = Field(None, description="folder that `outlay fit` wrote, or difficulty/general for backends never fitted for")
+    strength: Mapping[str, float] = Field(
+        {}, description="by backend, for difficulty/general: 0 is about Mixtral 8x7B, 1 about GPT-4 Turbo; unset: by the order of prices"
+    )
+    required: bool = Field(True, description="false: where the encoder cannot be had on this machine, say so and go on with the heuristic")
     threads: int = Field(1, ge=1, description="of the encoder")
     when_unavailable: str | None = Field(None, description="backend that answers while the probe is down; unset: the heuristic estimates")
     price: PriceOption = Price()
@@ -52,6 +60,8 @@ class ProbeOptions(ProbeServiceOptions):
         if (self.encoder is None) != (self.artifact is None):
             there, lacking = ("encoder", "artifact") if self.artifact is None else ("artifact", "encoder")
             raise ValueError(f"{there} is given without {lacking}; give both, or neither for the heuristic")
+        if self.strength and self.artifact is None:
+            raise ValueError("strength is given without artifact; it is for difficulty/general")
         return self
 
 

@@ -54,7 +54,7 @@ class Parts:
     heuristic: HeuristicProbe = field(init=False)
 
     def __post_init__(self) -> None:
-        by_price = sorted(self.backends, key=lambda name: self.market.cost_usd(name, 1, 1))
+        by_price = self.market.by_price(self.backends)
         object.__setattr__(self, "heuristic", HeuristicProbe(by_price))
         if self.baseline is None and by_price:
             object.__setattr__(self, "baseline", by_price[-1])

@@ -144,6 +144,7 @@ def test_loading_imports_nothing_heavy() -> None:
         (minimal(polices={}), "polices", "no such key; did you mean 'policies'?"),
         (minimal(probe={"encodr": "x"}), "probe.encodr", "did you mean 'encoder'?"),
         (minimal(probe={"encoder": "x"}), "probe", "without artifact"),
+        (minimal(probe={"strength": {"small": 0.2}}), "probe", "strength is given without artifact"),
         (minimal(server={"port": 99999}), "server.port", "found 99999"),
         (minimal(cache={"url": "file:///tmp"}), "cache.url", "found 'file:///tmp'"),
         (minimal(cache={"ttl_s": 0}), "cache.ttl_s", "greater than 0"),
@@ -182,6 +183,10 @@ def test_a_mistake_is_shown_at_its_place(write: Any, content: Any, place: str, h
         (policy({"single": {"backend": "small", "verifier": "x"}}), "policies.fast.plans[0]: no verifier 'x'; there are none"),
         ({"default": "balancd"}, "default: no policy 'balancd'; have 'balanced'; did you mean 'balanced'?"),
         ({"baseline": "huge"}, "baseline: no backend 'huge'; have 'large', 'small'"),
+        (
+            {"probe": {"encoder": "x", "artifact": "y", "strength": {"huge": 1}}},
+            "probe.strength: no backend 'huge'; have 'large', 'small'",
+        ),
         ({"probe": {"when_unavailable": "huge"}}, "probe.when_unavailable: no backend 'huge'; have 'large', 'small'"),
         ({"shadow": {"backend": "huge"}}, "shadow.backend: no backend 'huge'; have 'large', 'small'"),
         ({"drift": {"then": "huge"}}, "drift.then: no backend 'huge'; have 'large', 'small'"),
