@@ -3,7 +3,8 @@
 The multiplier is computed, never integrated, so nothing can wind up. Every first decision says what it would have spent at each multiplier
 of a grid (`demand`); the mean of the last requests is a curve of spend against multiplier, corrected by what was really spent. The
 multiplier is where that curve meets (what is left of the budget) / (requests still to come); those are forecast from the usual shape of
-the day and today's level. So a change in traffic or in difficulty moves it at once as far as is needed, and no further.
+the day and today's level. What this gives beside the plain rule of small steps, and where it gives nothing, is measured in
+docs/benchmarks/pacing.md.
 
 What is remembered between requests are sums, in the shape of `History`; who keeps them, and shares them, is not known here.
 """
