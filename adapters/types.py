@@ -84,6 +84,8 @@ class Delta:
     """As in `Choice`."""
     fields: Mapping[str, Any] | None = None
     """Other fields of the backend's delta (tool_calls, refusal, ...), as they came."""
+    comment: str = ""
+    """Not part of an answer: a word on how the work goes, for a client that asked for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class Facts:
     ceiling_usd: float = float("inf")
     deadline_s: float = float("inf")
     """Seconds from the start of the request."""
+    first_token_s: float = float("inf")
+    """The same, until a stream has to have its first word."""
     quality_floor: float = 0.0
     cost_multiplier: float = 1.0
     """What a dollar costs at the moment, in dollars: above 1 where a budget over time is scarce."""

@@ -36,10 +36,13 @@ def _too_many(plan: Plan, facts: Facts) -> str:
     return ""
 
 
-def over_limits(facts: Facts, worst_usd: float, worst_s: float) -> str:
-    """Which hard limit the worst case breaks; empty if none."""
+def over_limits(facts: Facts, worst_usd: float, worst_s: float, plan: Plan | None = None) -> str:
+    """Which hard limit the worst case breaks; empty if none. Only an unscored answer can be streamed before it is complete."""
     if worst_usd > facts.left_usd:
         return f"may cost ${worst_usd:.6f}, ${max(facts.left_usd, 0):.6f} is left"
     if worst_s > facts.left_s:
         return f"may take {worst_s:.2f} s, {max(facts.left_s, 0):.2f} s are left"
+    before_word_s = facts.first_token_s - facts.elapsed_s
+    if worst_s > before_word_s and plan is not None and not (isinstance(plan, Single) and plan.verifier is None):
+        return f"may have its first word after {worst_s:.2f} s only, {max(before_word_s, 0):.2f} s are left for that"
     return ""

@@ -111,10 +111,10 @@ class Optimisation:
     def _prospect(self, whole: Outline) -> Prospect:
         """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
         ways = [whole.first(n) for n in _lengths(len(whole.rows))]
-        within = [way for way in ways if not over_limits(self.facts, *way.worst)]
+        within = [way for way in ways if not over_limits(self.facts, *way.worst, way.plan)]
         found = [self._seen(way) for way in within or ways[:1]]
         if not within:
-            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst))
+            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst, whole.plan))
         return max(found, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
 
     def _seen(self, way: Outline) -> Prospect:
@@ -159,7 +159,7 @@ class Optimisation:
 
     def _may_follow(self, first: Prospect, other: Prospect) -> bool:
         both = [a + b for a, b in zip(first.way.worst, other.way.worst, strict=True)]
-        return other.way.plan.key != first.way.plan.key and not over_limits(self.facts, *both)
+        return other.way.plan.key != first.way.plan.key and not over_limits(self.facts, both[0], both[1])
 
     def _beats(self, first: Prospect, then: Sequel, best: Sequel) -> bool:
         one, two = (self._rank(first.quality + each.quality, self._net(each)) for each in (then, best))

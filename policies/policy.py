@@ -23,6 +23,7 @@ class LimitSpec(Frozen):
 
     cost_usd: float | None = Field(None, gt=0)
     latency_s: float | None = Field(None, gt=0)
+    first_token_s: float | None = Field(None, gt=0, description="of a stream: until the first word of the answer is out")
     quality_floor: float | None = Field(None, ge=0, le=1)
 
 

@@ -64,7 +64,8 @@ class RuleBook:
         way, best = outline(plan, self.belief, self.market, self.facts), self.belief.best_by_node
         view = outlook(way, self.belief.weights[None], None if best is None else best[None], np.array([self._aim]))
         (cost_q95, seconds_q95), quality, cost, seconds = way.worst, *(float(of[0]) for of in (view.quality, view.cost_usd, view.latency_s))
-        return Considered(plan, quality, cost, cost_q95, seconds, seconds_q95, refused=over_limits(self.facts, cost_q95, seconds_q95))
+        refused = over_limits(self.facts, cost_q95, seconds_q95, plan)
+        return Considered(plan, quality, cost, cost_q95, seconds, seconds_q95, refused=refused)
 
     def _one_answer(self) -> Considered | None:
         """Where the rule's own plans may not run: one answer of the backend that is likeliest to be right."""

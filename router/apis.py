@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from router import render, wire
 from router.errors import RouterError
 
-Batches = AsyncIterator[list[dict[str, Any]] | None]
-"""The chunks of a stream as they come, some at once; None where there is no news, but the connection must be kept alive."""
+Batches = AsyncIterator[list[dict[str, Any]] | str]
+"""The chunks of a stream as they come, some at once; a text is a comment, which also keeps a silent connection alive."""
 
 
 class Api(Protocol):
@@ -56,7 +56,7 @@ class Chat:
     async def events(self, incoming: wire.Incoming, batches: Batches) -> AsyncIterator[bytes]:
         """Each chunk as an event."""
         async for batch in batches:
-            yield render.WORKING if batch is None else b"".join(map(render.event, batch))
+            yield render.comment(batch) if isinstance(batch, str) else b"".join(map(render.event, batch))
 
     def error(self, error: RouterError) -> Mapping[str, Any]:
         """OpenAI's shape."""

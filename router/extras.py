@@ -47,6 +47,7 @@ class Extras(BaseModel):
 
     max_cost_usd: float | None = Field(None, ge=0, allow_inf_nan=False)
     deadline_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    first_token_ms: float | None = Field(None, gt=0, allow_inf_nan=False, description="of a stream: until the first word of the answer")
     min_quality: float | None = Field(None, ge=0, le=1)
     plan: Plan | None = None
     tags: dict[str, str] = Field(default_factory=dict, max_length=64)
@@ -69,6 +70,7 @@ def _as_ask(extras: Extras) -> dict[str, Any]:
     return {
         "max_cost_usd": extras.max_cost_usd,
         "deadline_s": None if extras.deadline_ms is None else extras.deadline_ms / 1000,
+        "first_token_s": None if extras.first_token_ms is None else extras.first_token_ms / 1000,
         "min_quality": extras.min_quality,
         "plan": extras.plan,
         "tags": extras.tags,
@@ -157,6 +159,7 @@ def _cache(key: str, text: str) -> dict[str, Any]:
 READERS = {
     "max-cost-usd": _number,
     "deadline-ms": _number,
+    "first-token-ms": _number,
     "min-quality": _number,
     "plan": _json,
     "tags": _pairs,

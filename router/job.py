@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 
 from adapters.errors import BackendError
 from adapters.form import Check, form_of
@@ -24,7 +25,7 @@ from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Policy
 from router.candidates import Candidate, best, distinct
 from router.parts import Parts
-from router.pipeline_types import Ask
+from router.pipeline_types import Ask, Sink
 from router.purse import Cost
 from router.run import CallRecord, Limits, Run
 from router.strategies.best_of_n import tally
@@ -72,20 +73,27 @@ class Job:
     fallback: Single | None = None
     kept: Single | None = None
     """One answer of the backend that the conversation is with, where it must stay there."""
+    sink: Sink | None = None
+    """Where the answer is streamed to, if it is."""
+    first_token_s: float | None = None
+    """When a stream's first word came, since the request began."""
     fills: int = 0
     """Batches drawn only because several choices are asked for."""
     pace: Pace | None = None
     """Where the policy's budget over time stands, if it has one."""
     down: set[str] = field(default_factory=set)
     backend_error: BackendError | None = None
+    limits: Limits = field(init=False)
     run: Run = field(init=False)
 
     def __post_init__(self) -> None:
         limits, mine, ask, curves = self.policy.limits, self.ask.purse.key.limits, self.ask, self.parts.market.curves
+        usd, seconds = (limits.cost_usd, mine.cost_usd, ask.max_cost_usd), (limits.latency_s, mine.latency_s, ask.deadline_s)
+        self.limits = Limits(_tighter(*usd), _tighter(*seconds))
         self.run = Run(
             self.parts.backends,
             self.parts.verifiers,
-            Limits(_tighter(limits.cost_usd, mine.cost_usd, ask.max_cost_usd), _tighter(limits.latency_s, mine.latency_s, ask.deadline_s)),
+            self.limits,
             calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
             clock=self.clock,
             fault=self.form or (lambda choice: ""),
@@ -201,7 +209,8 @@ class Job:
             spent_usd=self.run.spent_usd,
             elapsed_s=self.run.elapsed_s,
             ceiling_usd=self.run.ceiling_usd,
-            deadline_s=self.run.limits.latency_s,
+            deadline_s=self.limits.latency_s,
+            first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
             done=frozenset(action.plan.key for action in self.actions),
@@ -244,6 +253,23 @@ class Job:
         self.fills += 1
         verifier = None if self.best.verifier in self.facts().down else self.best.verifier
         return BestOfN(backend=self.best.backend, n=missing, batch=missing, verifier=verifier, select="best" if verifier else "majority")
+
+    @property
+    def first_token_limit_s(self) -> float:
+        """When a stream has to have its first word; infinity where nobody says, and where nobody streams."""
+        mine = self.ask.purse.key.limits.first_token_s
+        return inf if self.sink is None else _tighter(self.policy.limits.first_token_s, mine, self.ask.first_token_s)
+
+    def hold(self, *, live: bool) -> None:
+        """Sets the run's time for the next plan: one whose words go out while they come need not be complete when the first one must be."""
+        latest_s = self.limits.latency_s if live else min(self.limits.latency_s, self.first_token_limit_s)
+        self.run.limits = replace(self.limits, latency_s=latest_s)
+
+    @property
+    def wordless(self) -> bool:
+        """Whether the time for the first word is over, the request's is not, and there is nothing to send."""
+        now_s = self.run.elapsed_s
+        return self.best is None and self.run.truncated_by == "deadline" and self.first_token_limit_s <= now_s < self.limits.latency_s
 
     # --- while a plan runs --------------------------------------------------------------------------------------------
 

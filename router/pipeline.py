@@ -27,7 +27,7 @@ from difficulty.errors import ProbeUnavailable
 from policies.decide import decide, worth_more
 from policies.facts import Considered, NothingToRun
 from policies.pacing import Pace
-from policies.plans import Plan, Single, TreeSearch
+from policies.plans import BestOfN, Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache
 from router.errors import (
@@ -57,6 +57,9 @@ from router.threads import Threads
 
 logger = logging.getLogger("outlay")
 
+AT_WORST = 1e-6
+"""Likelihood of what a search brought, if it is right: the worst that its verifier may come to say."""
+
 
 class Router:
     """One request through all of it; implements `router.pipeline_types.Pipeline`."""
@@ -79,6 +82,7 @@ class Router:
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
         job = await self._taken_up(ask)
+        job.sink = sink
         async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
             key = self.cache.key(job)
             if (hit := await self.cache.get(key, job)) is not None:
@@ -90,7 +94,8 @@ class Router:
             try:
                 await self._pace(job)
                 await self._estimate(job)
-                await self._work(job, sink)
+                await self._work(job)
+                job.first_token_s = job.run.elapsed_s if sink and job.first_token_s is None else job.first_token_s
                 ending = "answered"
             finally:
                 await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
@@ -169,13 +174,16 @@ class Router:
             logger.warning("%s; going on without an estimate", error)
             job.believe_without_probe()
 
-    async def _work(self, job: Job, sink: Sink | None) -> None:
+    async def _work(self, job: Job) -> None:
         """Decide and run until the decision is to stop, a limit is reached, or nothing is left to try."""
         while (plan := self._decide(job)) is not None:
-            goes_on = await self._act(job, plan, sink if sink and self._will_be_final(job, plan) else None)
+            goes_on = await self._act(job, plan, live=job.sink is not None and self._will_be_final(job, plan))
+            if job.wordless:
+                job.run.truncated_by = None
+                goes_on = await self._act(job, Single(backend=plan.backend), live=True)
             if not goes_on or (job.single_only and job.best is not None):
                 return
-        while (plan := job.filling()) is not None and await self._act(job, plan, None):
+        while (plan := job.filling()) is not None and await self._act(job, plan, live=False):
             pass
 
     def _decide(self, job: Job) -> Plan | None:
@@ -188,13 +196,18 @@ class Router:
                 return None
             raise _no_answer(job, str(nothing), nothing.considered) from nothing
         job.decisions.append((facts, job.belief, decision))
+        if decision.plan is None and job.best is None:
+            tried = [Considered(facts.forced)] if facts.forced else decision.considered
+            raise _no_answer(job, f"the {job.run.truncated_by} limit was reached before the first answer", tried)
         return decision.plan
 
-    async def _act(self, job: Job, plan: Plan, sink: Sink | None) -> bool:
+    async def _act(self, job: Job, plan: Plan, *, live: bool) -> bool:
         """Run one plan and update the belief. False where the request must end with what it has."""
-        run, live = job.run, _Live(sink) if sink else None
+        run, words = job.run, _Live(job) if live else None
         request = job.request if job.request.seed is None else job.request.but(seed=job.request.seed + len(run.pool))
-        run.sink = live
+        run.sink = words
+        job.hold(live=live)
+        await _progress(job, f"{plan.key} begins")
         with job.action(plan) as action:
             run.worth_more = lambda _: self._worth_more(job, action)
             try:
@@ -204,7 +217,10 @@ class Router:
             except BackendError as error:
                 action.error = type(error).__name__
                 job.lost(plan.backend, error)
-        begun, cut = bool(live and live.begun), action.error.endswith("limit")
+        await _progress(job, f"{plan.key}: {action.answers} answers, right with chance {action.chance:.2f}, ${action.cost_usd:.6f}")
+        if job.wordless and not live:
+            return True
+        begun, cut = bool(words and words.begun), action.error.endswith("limit")
         if job.best is None and (begun or run.truncated_by == "deadline"):
             raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer", (Considered(plan),))
         return not begun and not (cut and job.best is not None)  # without an answer yet, a cheaper plan may still be paid for
@@ -217,9 +233,14 @@ class Router:
         """Whether the answer of this plan will be the outcome whatever it says, so that it may be streamed while it comes."""
         if isinstance(plan, Single) and job.single_only:
             return True
-        if not isinstance(plan, Single) or plan.verifier is not None or job.several:
+        if job.several or (plan.verifier is not None and not isinstance(plan, TreeSearch)) or isinstance(plan, BestOfN):
             return False
-        facts, seen = job.facts(), [] if job.form else [Evidence(plan.backend)]  # without the form asked for, it will have said nothing
+        if isinstance(plan, TreeSearch) and (job.best is not None or job.form):
+            return False
+        if isinstance(plan, Single) and job.best is None and job.first_token_limit_s < float("inf"):
+            return True
+        facts, seen = job.facts(), [Evidence(plan.backend, if_right=AT_WORST if isinstance(plan, TreeSearch) else 1.0)]
+        seen = [] if job.form else seen  # without the form asked for, it will have said nothing
         try:
             after = replace(facts, done=facts.done | {plan.key})
             return decide(job.policy, self.parts.market, after, job.belief.after(seen)).plan is None
@@ -272,12 +293,21 @@ class Router:
 class _Live:
     """A sink that knows whether anything went out: what a client has read cannot be taken back."""
 
-    def __init__(self, sink: Sink) -> None:
-        self.sink, self.begun = sink, False
+    def __init__(self, job: Job) -> None:
+        self.job, self.begun = job, False
 
     async def __call__(self, delta: Delta) -> None:
+        assert self.job.sink is not None
+        if not self.begun and (delta.text or delta.fields):
+            self.job.first_token_s = self.job.run.elapsed_s
         self.begun = True
-        await self.sink(delta)
+        await self.job.sink(delta)
+
+
+async def _progress(job: Job, comment: str) -> None:
+    """Tell a client that streams and asks for it (`outlay.verbose`) how the work goes."""
+    if job.sink is not None and job.ask.verbose:
+        await job.sink(Delta(comment=comment))
 
 
 def _check_allowed(job: Job, name: str) -> None:
@@ -295,7 +325,7 @@ def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> 
     """Why there is no answer: a backend's failure, else the limit that let no plan run; of money, how much would have done."""
     if job.backend_error is not None:
         return from_backend(job.backend_error)
-    limits = job.run.limits
+    limits = job.limits
     if job.run.truncated_by == "key" or (" is left" in reason and job.run.ceiling_usd < limits.cost_usd):
         return job.run.purse.why()
     if job.run.truncated_by == "deadline" or job.run.elapsed_s >= limits.latency_s or " s are left" in reason:

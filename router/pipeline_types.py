@@ -60,14 +60,14 @@ class Ask:
     """As the client named it: `auto`, `outlay/<policy>`, or a backend's name."""
     max_cost_usd: float | None = None
     deadline_s: float | None = None
+    first_token_s: float | None = None
+    """Of a stream: when the first word of the answer must be out."""
     min_quality: float | None = None
     plan: Plan | None = None
     """Forces this one plan."""
     tags: Mapping[str, str] = field(default_factory=dict)
     cache: CacheControl = CacheControl()
     session: str | None = None
-    tenant: str = ""
-    """Id of the tenant's key; empty where there are no keys."""
     continue_from: ContinueFrom | None = None
     store: bool = False
     """Remember the conversation, so that a later request can go on from one of its answers."""

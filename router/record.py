@@ -86,6 +86,7 @@ def block(job: Job) -> dict[str, Any]:
         "calls": [asdict(call) for call in job.run.calls],
         "budget": _budget(job),
         "chance": round(job.belief.best, 4),
+        "first_token_s": None if job.first_token_s is None else round(job.first_token_s, 6),
         "cost_usd": job.run.spent_usd,
         "baseline_usd": _baseline_usd(job),
         "truncated_by": job.run.truncated_by,

@@ -22,8 +22,6 @@ from router.purse import Purse
 _dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 DONE = b"data: [DONE]\n\n"
-WORKING = b": working\n\n"
-"""An SSE comment: clients skip it, proxies see a living connection."""
 
 WORD = re.compile(r"\S+\s*|\s+")
 
@@ -42,6 +40,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def comment(text: str) -> bytes:
+    """An SSE comment: clients skip it, proxies see a living connection."""
+    return f": {header_value(text)}\n\n".encode()
 
 
 def event(value: Any) -> bytes:

@@ -80,18 +80,20 @@ class LiveAnswer:
                 await self._some_news.wait()
         return self._task.result() if self._task.done() else None
 
-    async def batches(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[list[dict[str, Any]] | None]:
-        """The stream, from the role to the outcome; None while there is no news. Raises what the pipeline raises."""
+    async def batches(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[list[dict[str, Any]] | str]:
+        """The stream, from the role to the outcome; comments between, and while there is no news. Raises what the pipeline raises."""
         yield self._begin(chunks, 0)
         while True:
             try:
                 async with asyncio.timeout(keep_alive_s):
                     delta = await self._news.get()
             except TimeoutError:
-                yield None
+                yield "working"
                 continue
             if delta is None:
                 break
+            if delta.comment:
+                yield delta.comment
             if delta.text or delta.fields or delta.logprobs:
                 yield [*self._begin(chunks, delta.index), chunks.delta(delta)]
                 self._sent[delta.index] += delta.text

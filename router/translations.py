@@ -246,12 +246,12 @@ def _one_choice(completion: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Chunks:
-    """Our chunks as LiteLLM's own stream gives them; notes the decision block as it passes, and calls `on_silence` where nothing comes."""
+    """Our chunks as LiteLLM's own stream gives them; notes the decision block as it passes, and passes comments by."""
 
     logging_obj = None
 
-    def __init__(self, batches: Batches, on_silence: Callable[[], None]) -> None:
-        self._batches, self._on_silence = batches, on_silence
+    def __init__(self, batches: Batches, on_comment: Callable[[str], None]) -> None:
+        self._batches, self._on_comment = batches, on_comment
         self._waiting: list[dict[str, Any]] = []
         self.block: Any = None
 
@@ -261,9 +261,10 @@ class _Chunks:
     async def __anext__(self) -> Any:
         while not self._waiting:
             batch = await anext(self._batches)
-            if batch is None:
-                self._on_silence()
-            self._waiting.extend(batch or ())
+            if isinstance(batch, str):
+                self._on_comment(batch)
+            else:
+                self._waiting.extend(batch)
         chunk = self._waiting.pop(0)
         self.block = chunk.pop("outlay", self.block)
         return ModelResponseStream(**chunk)
@@ -274,7 +275,7 @@ async def _translated(
 ) -> AsyncIterator[bytes]:
     """The events of a translator, and comments while it has none. Raises what the pipeline raises."""
     ready: asyncio.Queue[bytes | None] = asyncio.Queue()
-    chunks = _Chunks(batches, lambda: ready.put_nowait(render.WORKING))
+    chunks = _Chunks(batches, lambda comment: ready.put_nowait(render.comment(comment)))
 
     async def translate() -> None:
         try:

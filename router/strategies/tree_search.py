@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 from adapters.errors import BackendError
-from adapters.types import ChatRequest, Choice
+from adapters.types import ChatRequest, Choice, Delta
 from policies.plans import TreeSearch
 from router.candidates import Candidate
 from router.run import OutOfBudget, Run, Scored, attempts, successes
@@ -29,6 +30,7 @@ async def tree_search(spec: TreeSearch, request: ChatRequest, run: Run) -> Candi
     try:
         for _ in range(spec.max_steps):
             beam = await search.deepen(beam)
+            await search.tell(beam)
             if not beam or search.blind or (search.finished and not run.worth_more(run.pool)):
                 break
     except (OutOfBudget, BackendError) as failure:
@@ -57,6 +59,8 @@ class _Search:
     finished: list[Candidate] = field(default_factory=list)
     scores: dict[Prefix, Scored] = field(default_factory=dict)
     drawn: int = 0
+    told: int = 0
+    """Characters of the answer that were streamed."""
     blind: bool = False
     """The verifier scored nothing when it was last asked."""
 
@@ -71,6 +75,20 @@ class _Search:
         await self._score([*(prefix for prefix in grown if prefix.ended), *ahead.values()])
         ranked = sorted(ahead, key=lambda prefix: aggregated(self.spec, self.scores[ahead[prefix]]), reverse=True)
         return ranked[: self.spec.beam_width]
+
+    async def tell(self, beam: Sequence[Prefix]) -> None:
+        """Streams the steps that are settled: those that every beginning and every finished answer has in common.
+
+        Not the separator after the last of them, which an answer that ends there will not have.
+        """
+        if self.run.sink is None:
+            return
+        texts = [*(prefix.text for prefix in beam), *(answer.text for answer in self.finished)]
+        common = commonprefix(texts)  # noqa: RUF071  # letter by letter is what is wanted
+        settled = common[: max(0, common.rfind(self.spec.separator))]
+        if len(settled) > self.told:
+            fresh, self.told = settled[self.told :], len(settled)
+            await self.run.sink(Delta(fresh))
 
     async def complete(self, prefix: Prefix) -> list[Candidate]:
         """The rest of an answer in one go; what is there of it, as cut off, where the rest is not to be had."""

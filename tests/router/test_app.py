@@ -18,7 +18,7 @@ from router.app import create_app
 from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
 from router.lessons import Given
 from router.options import ServerOptions
-from router.render import WORKING
+from router.render import comment
 from tests.router.doubles import ScriptedPipeline, candidate
 from tests.router.serving import served
 
@@ -78,7 +78,7 @@ class Disconnecting:
         self.sent.append(message.get("body", b""))
         if message.get("body"):
             self.first_byte.set()
-        if message.get("body") == WORKING:
+        if message.get("body") == comment("working"):
             self.kept_alive.set()
 
     async def request(self, pipeline: ScriptedPipeline, **server: Any) -> None:

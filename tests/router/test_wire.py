@@ -171,6 +171,7 @@ CHOSEN = {"decision_id": "dec_1", "candidate": 2}
 TWINS = [
     ("max_cost_usd", 0.5, "max-cost-usd", "0.5", "max_cost_usd", 0.5),
     ("deadline_ms", 1500, "deadline-ms", "1500", "deadline_s", 1.5),
+    ("first_token_ms", 500, "first-token-ms", "500", "first_token_s", 0.5),
     ("min_quality", 0.8, "min-quality", "0.8", "min_quality", 0.8),
     ("plan", PLAN, "plan", json.dumps(PLAN), "plan", Single(backend="small")),
     ("tags", {"task": "chat", "team": "web"}, "tags", "task=chat, team=web", "tags", {"task": "chat", "team": "web"}),
