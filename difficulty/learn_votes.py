@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
@@ -19,7 +19,7 @@ from difficulty.votes import Tally, Votes, features
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ORDERS = 20
+ORDERS = 10
 """Orders in which the samples of a prompt are voted on."""
 CONTESTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
 PRIOR_PROMPTS = 5.0
@@ -76,7 +76,7 @@ def fit_votes(prompts: Sequence[Sampled], seed: int = 0) -> Votes:
     seen = [_Seen.of(sampled, rng) for sampled in prompts if len(sampled.answer) > 1]
     if not seen:
         return Votes()
-    all_ = _Seen(*(np.concatenate(rows) for rows in zip(*(s.rows for s in seen), strict=True)))
+    all_ = _Seen.joined(seen)
     intercept, on_share, on_lead = _logistic(all_)
     shift, slope = _majority(all_)
     base_rate = float(np.clip(np.mean([sampled.right.mean() for sampled in prompts]), 0.01, 0.99))
@@ -107,18 +107,14 @@ class _Seen:
         n = np.broadcast_to(looks + 1, (ORDERS, len(looks)))
         after = right.sum(axis=1, keepdims=True) - right.cumsum(axis=1)[:, looks]
         tally = np.stack([vote.first[:, looks], vote.second[:, looks], n, total - n], axis=-1).reshape(-1, 4)
-        end, lasts = np.broadcast_to(vote.right[:, -1:], n.shape), vote.leader[:, looks] == vote.leader[:, -1:]
-        smooth, weight = (after + 0.5) / (total - n + 1), np.full(n.size, 1 / n.size)
-        return cls(tally, _flat(vote.right[:, looks]), _flat(end), _flat(lasts), _flat(smooth), weight)
+        rows = vote.right[:, looks], np.broadcast_to(vote.right[:, -1:], n.shape), vote.leader[:, looks] == vote.leader[:, -1:]
+        smooth = (after + 0.5) / (total - n + 1)
+        return cls(tally, *(np.asarray(row, dtype=np.float64).ravel() for row in (*rows, smooth)), np.full(n.size, 1 / n.size))
 
-    @property
-    def rows(self) -> tuple[Array | Ints, ...]:
-        """The arrays, in the order of the fields."""
-        return self.tally, self.right, self.end_right, self.lasts, self.others, self.weight
-
-
-def _flat(values: ArrayLike) -> Array:
-    return np.asarray(values, dtype=np.float64).ravel()
+    @classmethod
+    def joined(cls, parts: Sequence[_Seen]) -> _Seen:
+        """All rows of all of them."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__slots__))
 
 
 _LOOKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
