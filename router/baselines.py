@@ -1,5 +1,5 @@
 """What a policy is compared with, on the arrays of a log: each fixed plan, their hull, random mixing, routing by length, neighbours or the
-probe before the first call, a tuned cascade, and an oracle that knows every chance.
+probe before the first call, a tuned cascade, and an oracle that knows what each fixed plan will give.
 
 A method is a frontier: right [S, N] and cost [S, N] of S settings on N prompts. Whatever is learned is learned on other prompts: on those
 the fit saw, and on the other folds. Every verifier's and probe's reading is charged.
@@ -204,9 +204,10 @@ def ex_ante(log: Log, plans: Sequence[Method], values: Array, seed: int = 0) -> 
 
 
 def oracle(plans: Sequence[Method], values: Array) -> Method:
-    """The best fixed plan for every prompt by what it will give there: a bound that nobody reaches."""
+    """The best fixed plan for every prompt, by what was recorded of it there: a bound for whoever chooses one plan and runs it whole. Who
+    stops early, or goes on after a look at the answer, may pay less."""
     right, cost = (np.stack([getattr(plan, of)[0] for plan in plans], axis=1) for of in ("right", "cost"))
-    return _chosen("oracle that knows p", right, cost, plans, values, 0.0)
+    return _chosen("oracle over fixed plans", right, cost, plans, values, 0.0)
 
 
 def _chosen(name: str, right: Array, cost: Array, plans: Sequence[Method], values: Array, extra_usd: Array | float) -> Method:

@@ -37,7 +37,10 @@ UrlOption = Annotated[str | None, typer.Option(help="Of a running gateway, such 
 LogOption = Annotated[Path, typer.Option(help="What `outlay collect` wrote.", exists=True)]
 FreshOption = Annotated[
     bool,
-    typer.Option("--fresh", help="No prompt of the log was fitted on; unset: only those are used that `outlay fit` kept for its report."),
+    typer.Option(
+        "--fresh",
+        help="You vouch that the fit saw no group of the log (nothing checks it); unset: only those are used that `outlay fit` kept for its report.",
+    ),
 ]
 PolicyOption = Annotated[str | None, typer.Option("--policy", "-p", help="Short for --model outlay/<policy>.", show_default=False)]
 
