@@ -39,7 +39,7 @@ FreshOption = Annotated[
     bool,
     typer.Option(
         "--fresh",
-        help="You vouch that the fit saw no group of the log (nothing checks it); unset: only those are used that `outlay fit` kept for its report.",
+        help="You vouch that the fit saw no group of the log; unset: only what `outlay fit` kept for its report is used.",
     ),
 ]
 PolicyOption = Annotated[str | None, typer.Option("--policy", "-p", help="Short for --model outlay/<policy>.", show_default=False)]
