@@ -49,20 +49,20 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """One backend's votes. The defaults are what `python -m benchmarks.early_stop` found over its recorded sets."""
+    """One backend's votes. The defaults are about what `python -m benchmarks.early_stop` finds over its recorded sets."""
 
     contest: float = 0.5
     """a of the race: small, where the first votes decide. One half is Jeffreys' prior, which knows nothing."""
     gain: float = 0.3
     """Chance of being right that a new leader has over the one it replaced."""
-    intercept: float = 0.0
-    on_share: float = 0.5
-    on_lead: float = 0.5
+    intercept: float = -0.27
+    on_share: float = 1.48
+    on_lead: float = -0.07
     """The leader is right with odds exp(intercept + on_share * log odds of its share + on_lead * log of its votes over the runner-up's)."""
-    base_rate: float = 0.5
+    base_rate: float = 0.74
     """Share of single samples that were right."""
-    shift: float = 0.1
-    slope: float = 0.1
+    shift: float = 0.47
+    slope: float = 0.29
     """A majority of n is right as a sample is whose logit is shift * log n + (1 + slope * log n) * its own."""
 
     def right(self, tally: Tally) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from difficulty.belief import Belief, Channel, Scores, Success
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import ProbeUnavailable
 from difficulty.probe import Estimate
+from difficulty.votes import Votes
 from policies.decide import decide
 from policies.facts import Market
 from policies.plans import BestOfN, Single, TreeSearch
@@ -155,6 +156,43 @@ async def test_an_easy_prompt_gets_one_answer_and_a_hard_one_goes_up() -> None:
     hard = await a_router(scripted("small", "wrong", price=SMALL)).answer(an_ask())
     assert hard.model == "large"
     assert hard.candidates[0].text == "the right one"
+
+
+def a_vote(value: float, batch: int = 2) -> Policy:
+    return a_policy(value, [{"best_of_n": {"backend": "small", "n": 24, "batch": batch, "select": "majority"}}])
+
+
+async def test_a_vote_without_a_verifier_ends_when_it_is_over() -> None:
+    """Samples that agree end it, later where a right answer is worth more; the counts are in the log, and read back."""
+    drawn = []
+    for value in (1e-2, 10.0):
+        outcome = await a_router(scripted("small", "7", price=SMALL), policy=a_vote(value)).answer(an_ask())
+        logged = outcome.decision["decisions"][-1]["belief"]
+        belief = Belief.from_json(logged)
+        assert belief.as_json()["evidence"] == logged["evidence"]
+        assert belief.best == pytest.approx(outcome.decision["chance"], abs=1e-4)
+        (leader,) = belief.evidence
+        assert leader.votes is not None
+        assert (leader.votes.first, leader.votes.second) == (leader.votes.n, 0)
+        drawn.append(leader.votes.n)
+    assert drawn[0] < drawn[1] < 24
+
+
+async def test_a_vote_that_is_open_goes_on() -> None:
+    """Samples that contradict each other are drawn longer than samples that agree."""
+    agree, differ = (scripted("small", *answers, price=SMALL) for answers in (("7",), ("7", "6")))
+    outcomes = [await a_router(small, policy=a_vote(1e-2)).answer(an_ask()) for small in (agree, differ)]
+    one, other = (outcome.decision["actions"][0]["answers"] for outcome in outcomes)
+    assert other > 2 * one
+
+
+async def test_where_a_new_leader_is_worth_nothing_one_sample_is_enough() -> None:
+    """A backend whose wrong answers agree, by its log: more votes would only cost."""
+    router = a_router(scripted("small", "7", "6", price=SMALL), policy=a_vote(1e-2, batch=1))
+    market = replace(router.parts.market, curves=replace(CURVES, votes={"small": Votes(gain=0.0)}))
+    router.parts = replace(router.parts, market=market)
+    outcome = await router.answer(an_ask())
+    assert outcome.decision["actions"][0]["answers"] == 1
 
 
 async def test_a_backends_name_bypasses_the_policy() -> None:
