@@ -107,9 +107,10 @@ class _Seen:
         n = np.broadcast_to(looks + 1, (ORDERS, len(looks)))
         after = right.sum(axis=1, keepdims=True) - right.cumsum(axis=1)[:, looks]
         tally = np.stack([vote.first[:, looks], vote.second[:, looks], n, total - n], axis=-1).reshape(-1, 4)
-        rows = vote.right[:, looks], np.broadcast_to(vote.right[:, -1:], n.shape), vote.leader[:, looks] == vote.leader[:, -1:]
-        smooth = (after + 0.5) / (total - n + 1)
-        return cls(tally, *(np.asarray(row, dtype=np.float64).ravel() for row in (*rows, smooth)), np.full(n.size, 1 / n.size))
+        end_right = np.broadcast_to(vote.right[:, -1:], n.shape).ravel()
+        lasts = (vote.leader[:, looks] == vote.leader[:, -1:]).astype(np.float64).ravel()
+        others = ((after + 0.5) / (total - n + 1)).ravel()
+        return cls(tally, vote.right[:, looks].ravel(), end_right, lasts, others, np.full(n.size, 1 / n.size))
 
     @classmethod
     def joined(cls, parts: Sequence[_Seen]) -> _Seen:
