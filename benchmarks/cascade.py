@@ -1,0 +1,292 @@
+"""Cascades on recorded outcomes with confidence, cost and latency: the product's engine against tuned thresholds.
+
+    python -m benchmarks.cascade            every file that fits outcomes_cascade_*, ten minutes of CPU time or more
+
+The engine (`ladder.py`) is fitted on train and calibrate; so are the baselines, on both together. Every operating point (the value of a
+right answer, in calls to the dearest model) is chosen before the test side is seen. A method's frontier is the hull of its points, each the
+mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import PAGES, TEST, Array, Ints, bootstrap, command, interval, mean_of, parser, publish, recordings, sides, table
+from benchmarks.ladder import Engine, Played, Recorded, Variant, policy
+
+DIALS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Values of a right answer, in calls to the dearest model."""
+DEADLINES_S = (1.0, 2.0, 4.0)
+DEADLINE_DIAL = 8.0
+THRESHOLDS = 10
+VARIANTS = {
+    "ours": Variant(),
+    "ours, no probe": Variant(probe=False),
+    "ours, no shared difficulty": Variant(shared=False),
+    "ours, no calibration": Variant(calibrated=False),
+    "ours, no tempering": Variant(tempered=False),
+}
+Points = list[tuple[Array, Array]]
+"""(right, US dollars) of every test prompt, by operating point."""
+
+
+# --- baselines ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Models asked in order until one is confident enough; the last answer that came in time goes out. FrugalGPT's form of a cascade."""
+
+    models: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    """By model, the last one's -inf."""
+
+    def run(self, data: Recorded, rows: Ints, deadline_s: float = float("inf")) -> tuple[Array, Array, Array]:
+        """(right, US dollars, whether nothing came in time) of each row; what is under way at the deadline is paid and cut off."""
+        right, usd, seconds = np.zeros(len(rows)), np.zeros(len(rows)), np.zeros(len(rows))
+        going, unanswered = np.ones(len(rows), bool), np.ones(len(rows), bool)
+        for m, least in zip(self.models, self.thresholds, strict=True):
+            usd += going * data.usd[rows, m]
+            seconds += going * data.seconds[rows, m]
+            going &= seconds <= deadline_s
+            right, unanswered = np.where(going, data.right[rows, m], right), unanswered & ~going
+            going &= data.confidence[rows, m] < least
+        return right, usd, unanswered
+
+
+def tuned(data: Recorded, rows: Ints, values_usd: Sequence[float], longest: int, deadline_s: float = float("inf")) -> list[Chain]:
+    """For each value of a right answer the chain of at most `longest` models, and its thresholds, that earned most on the rows."""
+    found = [(-np.inf, Chain((0,), (-np.inf,)))] * len(values_usd)
+    for models in (chain for k in range(1, longest + 1) for chain in combinations(range(len(data.names)), k)):
+        levels = [np.quantile(data.confidence[rows, m], np.linspace(0, 1, THRESHOLDS)) for m in models[:-1]]
+        for thresholds in np.stack(np.meshgrid(*levels, indexing="ij"), axis=-1).reshape(-1, len(levels)) if levels else [()]:
+            chain = Chain(models, (*map(float, thresholds), -np.inf))
+            right, usd, _ = chain.run(data, rows, deadline_s)
+            for i, value in enumerate(values_usd):
+                found[i] = max(found[i], (value * right.mean() - usd.mean(), chain), key=lambda pair: pair[0])
+    return [chain for _, chain in found]
+
+
+def before_the_call(engine: Engine, rows: Ints, value_usd: float) -> Ints:
+    """The model that an ex-ante router asks, once, for each row: by the engine's own estimate before the first call."""
+    chance = np.column_stack([engine.before(name)[rows] for name in engine.data.names])
+    return np.asarray((value_usd * chance - engine.data.usd.mean(axis=0)).argmax(axis=1), dtype=np.int64)
+
+
+# --- one split ----------------------------------------------------------------------------------------------------------
+
+
+def one_split(data: Recorded, seed: int) -> tuple[Ints, dict[str, Points], dict[str, tuple[Array, ...]]]:
+    """(test rows, every method's points on them, what each did under a deadline: right, US dollars, nothing in time)."""
+    side = sides(data.group, seed)
+    rows, seen = np.flatnonzero(side == TEST), np.flatnonzero(side != TEST)
+    values = [dial * data.usd[seen].mean(axis=0).max() for dial in DIALS]
+    engines = {name: Engine.fit(data, side, variant) for name, variant in VARIANTS.items()}
+    points: dict[str, Points] = {"one model, mixed at random": [(data.right[rows, m], data.usd[rows, m]) for m in range(len(data.names))]}
+    asked = [before_the_call(engines["ours"], rows, value) for value in values]
+    points["router before the call"] = [(data.right[rows, m], data.usd[rows, m]) for m in asked]
+    for longest in (2, 3):
+        points[f"thresholds, up to {longest}"] = [chain.run(data, rows)[:2] for chain in tuned(data, seen, values, longest)]
+    for name, engine in engines.items():
+        points[name] = [_right_usd(_played(engine, rows, value)) for value in values]
+    best = [(value * data.right[rows] - data.usd[rows]).argmax(axis=1) for value in values]
+    points["oracle"] = [(data.right[rows, m], data.usd[rows, m]) for m in best]
+    return rows, points, _under_deadlines(engines["ours"], rows, seen, values[DIALS.index(DEADLINE_DIAL)])
+
+
+def _under_deadlines(engine: Engine, rows: Ints, seen: Ints, value_usd: float) -> dict[str, tuple[Array, ...]]:
+    data = engine.data
+    found: dict[str, tuple[Array, ...]] = {}
+    [unaware] = tuned(data, seen, [value_usd], 3)
+    for deadline_s in DEADLINES_S:
+        played = _played(engine, rows, value_usd, deadline_s)
+        nothing = np.array([float(p.unanswered) for p in played])
+        found[f"{deadline_s:g} s: ours"] = (*_right_usd(played), nothing)
+        [aware] = tuned(data, seen, [value_usd], 3, deadline_s)
+        found[f"{deadline_s:g} s: thresholds, tuned for it"] = aware.run(data, rows, deadline_s)
+        found[f"{deadline_s:g} s: thresholds, tuned without"] = unaware.run(data, rows, deadline_s)
+    return found
+
+
+def _played(engine: Engine, rows: Ints, value_usd: float, deadline_s: float = float("inf")) -> list[Played]:
+    buys = policy(engine.data.names, value_usd)
+    return [engine.play(int(row), buys, deadline_s) for row in rows]
+
+
+def _right_usd(played: Sequence[Played]) -> tuple[Array, Array]:
+    return np.array([p.right for p in played]), np.array([p.usd for p in played])
+
+
+# --- over splits --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Means:
+    """Of one method: each tested prompt's mean over the splits that tested it, shape [points, N]."""
+
+    right: Array
+    usd: Array
+
+    def hull(self, of: Ints) -> tuple[Array, Array]:
+        """(US dollars, right): corners of the upper hull of the points' means over some rows."""
+        return hull(self.usd[:, of].mean(axis=1), self.right[:, of].mean(axis=1))
+
+    def usd_at(self, target: float, of: Ints) -> float:
+        """US dollars a prompt at which the hull reaches so many right; nan where it never does."""
+        usd, right = self.hull(of)
+        return float(np.interp(target, right, usd)) if target <= right[-1] else float("nan")
+
+
+def hull(usd: Array, right: Array) -> tuple[Array, Array]:
+    """Corners of the upper left hull: what mixing points at random can reach, rising in both."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(zip(usd.tolist(), right.tolist(), strict=True), key=lambda point: (point[0], -point[1])):
+        if corners and y <= corners[-1][1]:
+            continue
+        while len(corners) > 1 and _left_of(corners[-2], corners[-1], (x, y)):
+            corners.pop()
+        corners.append((x, y))
+    found = np.array(corners)
+    return found[:, 0], found[:, 1]
+
+
+def _left_of(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    return (b[0] - a[0]) * (c[1] - a[1]) >= (c[0] - a[0]) * (b[1] - a[1])
+
+
+def study(data: Recorded, seed: int, splits: int) -> tuple[dict[str, Any], dict[str, Means]]:
+    """(figures, frontiers) of one file."""
+    count = np.zeros(len(data.group))
+    sums: dict[str, Array] = {}
+    for number in range(splits):
+        rows, points, timed = one_split(data, seed + number)
+        count[rows] += 1
+        rests = {name: np.stack([np.stack(pair) for pair in pairs]) for name, pairs in points.items()}
+        rests |= {name: np.stack(outcome)[None] for name, outcome in timed.items()}
+        for name, values in rests.items():
+            sums.setdefault(name, np.zeros((*values.shape[:2], len(count))))[:, :, rows] += values
+        print(f"split {number + 1} of {splits}", flush=True, file=sys.stderr)
+    tested = np.flatnonzero(count)
+    means = {name: values[:, :, tested] / count[tested] for name, values in sums.items()}
+    frontiers = {name: Means(values[:, 0], values[:, 1]) for name, values in means.items() if " s: " not in name}
+    timed_means = {name: values[0] for name, values in means.items() if " s: " in name}
+    return _figures(data, data.group[tested], frontiers, timed_means) | {"splits": splits}, frontiers
+
+
+def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed: Mapping[str, Array]) -> dict[str, Any]:
+    alone = frontiers["one model, mixed at random"]
+    accuracy, usd = alone.right.mean(axis=1), alone.usd.mean(axis=1)
+    targets = {"best": int(accuracy.argmax()), "dearest": len(data.names) - 1}
+
+    def ratio(method: Means, large: int) -> tuple[float, float, float]:
+        """Cost at the large model's accuracy over its cost."""
+        return bootstrap(lambda i: method.usd_at(float(alone.right[large, i].mean()), i) / float(alone.usd[large, i].mean()), group)
+
+    def saved(name: str) -> tuple[float, float, float]:
+        """Ours over another, at the accuracy of the best model."""
+        ours, other = frontiers["ours"], frontiers[name]
+
+        def of(i: Ints) -> float:
+            target = float(alone.right[targets["best"], i].mean())
+            return ours.usd_at(target, i) / other.usd_at(target, i)
+
+        return bootstrap(of, group)
+
+    return {
+        "prompts": len(data.group),
+        "tested": len(group),
+        "models": {n: {"right": float(r), "usd_per_1000": 1000 * float(c)} for n, r, c in zip(data.names, accuracy, usd, strict=True)},
+        "targets": {name: data.names[m] for name, m in targets.items()},
+        "cost_at": {name: {to: ratio(method, m) for to, m in targets.items()} for name, method in frontiers.items()},
+        "best_reached": {name: float(method.right.mean(axis=1).max()) for name, method in frontiers.items()},
+        "ours_to": {name: saved(name) for name in frontiers if name != "ours"},
+        "deadlines": {
+            name: {
+                "right": bootstrap(mean_of(right), group),
+                "usd_per_1000": 1000 * float(usd.mean()),
+                "nothing_in_time": bootstrap(mean_of(nothing), group),
+            }
+            for name, (right, usd, nothing) in timed.items()
+        },
+    }
+
+
+# --- the report ---------------------------------------------------------------------------------------------------------
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """The page, as Markdown."""
+    parts = ["# Cascades on recorded models", command("cascade"), __doc__.split("\n\n")[2], "![accuracy against cost](cascade.png)"]
+    for name, one in figures["files"].items():
+        best, dearest = (one["targets"][k] for k in ("best", "dearest"))
+        large = one["models"][best]
+        parts += [
+            f"## {name}",
+            f"{one['prompts']} prompts, {len(one['models'])} models, {one['splits']} splits. Cost at the accuracy of the best single model"
+            f" ({best}, {large['right']:.3f} right at ${large['usd_per_1000']:.3f} for 1,000) and of the dearest ({dearest}), in units of"
+            " that model's cost; `-` where a method never gets there.",
+            table(["method", "cost, to the best", "cost, to the dearest", "ours to it", "most right"], _methods(one)),
+            f"Under a deadline, at a right answer worth {DEADLINE_DIAL:g} calls to the dearest model:",
+            table(["", "right", "$/1,000", "nothing in time"], _deadlines(one)),
+        ]
+    return "\n\n".join(parts)
+
+
+def _methods(one: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, found in one["cost_at"].items():
+        saved = _or_none(one["ours_to"].get(name))
+        yield [name, _or_none(found["best"]), _or_none(found["dearest"]), saved, f"{one['best_reached'][name]:.3f}"]
+
+
+def _deadlines(one: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name, found in one["deadlines"].items():
+        yield [name, interval(found["right"]), f"{found['usd_per_1000']:.3f}", interval(found["nothing_in_time"])]
+
+
+def _or_none(value: Sequence[float] | None) -> str:
+    return "-" if value is None or np.isnan(value[0]) else interval(value, ".2f")
+
+
+def picture(frontiers: Mapping[str, Mapping[str, Means]]) -> None:
+    """Frontiers of every file, side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawn = ("ours", "thresholds, up to 3", "thresholds, up to 2", "router before the call", "one model, mixed at random")
+    figure, axes = plt.subplots(1, len(frontiers), figsize=(6 * len(frontiers), 4.5), squeeze=False)
+    for axis, (name, methods) in zip(axes[0], frontiers.items(), strict=True):
+        for i, method in enumerate(drawn):
+            usd, right = methods[method].hull(np.arange(methods[method].right.shape[1]))
+            axis.plot(1000 * usd, 100 * right, "o-", label=method, color=f"C{i}", lw=2.5 if i == 0 else 1.2, ms=4, zorder=9 - i)
+        axis.set(xscale="log", xlabel="US dollars for 1,000 prompts", ylabel="right, %", title=name)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    PAGES.mkdir(parents=True, exist_ok=True)
+    figure.savefig(PAGES / "cascade.png", dpi=110)
+
+
+def main() -> None:
+    """Every file that fits, then page, picture and figures."""
+    arguments = parser("cascade", __doc__ or "")
+    arguments.add_argument("--splits", type=int, default=2, help="random splits of each file")
+    options = arguments.parse_args()
+    files: dict[str, Any] = {}
+    frontiers: dict[str, dict[str, Means]] = {}
+    for name, rows in recordings(options.data, "outcomes_cascade_*").items():
+        files[name], frontiers[name] = study(Recorded.of(rows), options.seed, options.splits)
+    picture(frontiers)
+    figures = {"dials": DIALS, "files": files}
+    publish("cascade", figures, page(figures))
+
+
+if __name__ == "__main__":
+    main()
