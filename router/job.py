@@ -185,7 +185,8 @@ class Job:
         A policy with a certificate moves among the accepted multipliers only."""
         held = self.parts.accepted.get(self.policy_name)
         self.pace = replace(pace, multiplier=held.held(pace.multiplier)) if held else pace
-        self.run.limits = replace(self.run.limits, cost_usd=min(self.run.limits.cost_usd, pace.ceiling_usd))
+        self.limits = replace(self.limits, cost_usd=min(self.limits.cost_usd, pace.ceiling_usd))
+        self.run.limits = replace(self.run.limits, cost_usd=self.limits.cost_usd)
         self.run.degraded |= {name for name, so in (("budget", pace.spent), ("pacing", not shared)) if so}
 
     def _fall_back(self, backend: str) -> None:
@@ -263,7 +264,7 @@ class Job:
     def hold(self, *, live: bool) -> None:
         """Sets the run's time for the next plan: one whose words go out while they come need not be complete when the first one must be."""
         latest_s = self.limits.latency_s if live else min(self.limits.latency_s, self.first_token_limit_s)
-        self.run.limits = replace(self.limits, latency_s=latest_s)
+        self.run.limits = replace(self.run.limits, latency_s=latest_s)
 
     @property
     def wordless(self) -> bool:
