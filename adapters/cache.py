@@ -1,4 +1,4 @@
-"""Caches: bytes under a key for a time, in memory or in Redis.
+"""Caches: bytes under a key for a time, and claims on work that need be done once, in memory or in Redis.
 
 A cache is an economy, never a duty: whatever goes wrong in it is a miss, so `get` and `set` do not raise. What a key is made of and
 what the bytes mean is decided elsewhere.
@@ -6,6 +6,7 @@ what the bytes mean is decided elsewhere.
 
 from __future__ import annotations
 
+import secrets
 import time
 import zlib
 from collections import OrderedDict
@@ -19,6 +20,14 @@ from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
 _MARK = b"ou1:"
 """Begins every value in Redis, before its CRC-32: whatever else lies under our key is not ours, or not whole."""
 
+_CLAIM = """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end"
+
 
 class Cache(Protocol):
     """Bytes under a key, until their time is over or the space is needed. No failure of a cache is an error."""
@@ -28,6 +37,12 @@ class Cache(Protocol):
 
     async def set(self, key: str, value: bytes, ttl_s: float) -> None:
         """Keep a value for so many seconds; with none left, it is not kept."""
+
+    async def claim(self, key: str, ttl_s: float) -> bool:
+        """Whether no other process holds a claim on the key; from now on this one does, until `release`, or for so long."""
+
+    async def release(self, key: str) -> None:
+        """Give a claim back; one of another process's is left alone."""
 
     async def aclose(self) -> None:
         """Release connections and memory."""
@@ -61,6 +76,13 @@ class MemoryCache:
         while len(self._entries) > self._max_entries or self.size_bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    async def claim(self, key: str, ttl_s: float) -> bool:
+        """No other process shares this memory."""
+        return True
+
+    async def release(self, key: str) -> None:
+        """There is nothing to give back."""
+
     async def aclose(self) -> None:
         """Forget everything."""
         self._entries.clear()
@@ -82,7 +104,7 @@ class RedisCache:
         self, url: str, prefix: str = "outlay:", *, timeout_s: float = 0.25, retry_s: float = 5.0, clock: Clock = time.monotonic
     ) -> None:
         self._link = RedisLink(url, "cache", timeout_s=timeout_s, retry_s=retry_s, clock=clock)
-        self._prefix = prefix
+        self._prefix, self._me = prefix, secrets.token_bytes(16)
 
     @property
     def down(self) -> bool:
@@ -97,6 +119,16 @@ class RedisCache:
         """Keep a value, unless Redis is gone."""
         if (ttl_ms := int(ttl_s * 1000)) > 0:
             await self._try(lambda: self._link.redis.set(self._prefix + key, _wrapped(value), px=ttl_ms))
+
+    async def claim(self, key: str, ttl_s: float) -> bool:
+        """While Redis is gone, every process may work."""
+        script = (_CLAIM, 1, self._prefix + "claim:" + key, self._me, int(ttl_s * 1000))
+        refused = await self._try(lambda: self._link.redis.eval(*script)) == 0
+        return not refused
+
+    async def release(self, key: str) -> None:
+        """Only of what is still ours: a claim that lapsed may be another process's by now."""
+        await self._try(lambda: self._link.redis.eval(_RELEASE, 1, self._prefix + "claim:" + key, self._me))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -56,17 +56,27 @@ class AnswerCache:
             return None
         if job.ask.cache.s_maxage_s is not None and age_s > job.ask.cache.s_maxage_s:
             return None
-        decision = {**outcome.decision, "id": job.ask.id, "cached_from": outcome.id, "cost_usd": 0.0}
-        now = job.run.elapsed_s
-        return replace(outcome, id=job.ask.id, cached=True, cost_usd=0.0, latency_s=now, overhead_s=now, decision=decision)
+        return repeated(outcome, job)
 
     async def put(self, key: str, job: Job, outcome: Outcome) -> None:
         """Keep the outcome, unless the client or its own state forbids."""
         control = job.ask.cache
-        if self.cache is None or control.no_store or outcome.truncated_by or outcome.degraded:
+        if self.cache is None or control.no_store or not whole(outcome):
             return
         entry = {"stored_at": self.clock(), "outcome": asdict(outcome)}
         await self.cache.set(key, json.dumps(entry).encode(), self.ttl_s if control.ttl_s is None else control.ttl_s)
+
+
+def whole(outcome: Outcome) -> bool:
+    """Whether another request may have it: nothing cut it short, and nothing was down."""
+    return not outcome.truncated_by and not outcome.degraded
+
+
+def repeated(outcome: Outcome, job: Job) -> Outcome:
+    """The outcome of an equal request as this one's, for which nothing is paid."""
+    decision = {**outcome.decision, "id": job.ask.id, "cached_from": outcome.id, "cost_usd": 0.0}
+    now = job.run.elapsed_s
+    return replace(outcome, id=job.ask.id, cached=True, cost_usd=0.0, latency_s=now, overhead_s=now, decision=decision)
 
 
 def _outcome(data: Mapping[str, Any]) -> Outcome:

@@ -261,6 +261,11 @@ class Job:
         mine = self.ask.purse.key.limits.first_token_s
         return inf if self.sink is None else _tighter(self.policy.limits.first_token_s, mine, self.ask.first_token_s)
 
+    @property
+    def patience_s(self) -> float:
+        """How long it may wait for another's answer: to its deadline, or for half of the time to its first word."""
+        return min(self.limits.latency_s, self.first_token_limit_s / 2) - self.run.elapsed_s
+
     def hold(self, *, live: bool) -> None:
         """Sets the run's time for the next plan: one whose words go out while they come need not be complete when the first one must be."""
         latest_s = self.limits.latency_s if live else min(self.limits.latency_s, self.first_token_limit_s)

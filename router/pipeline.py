@@ -1,7 +1,7 @@
 """The way of one request. Read this file first.
 
-    open -> reserve -> cache -> pace -> estimate -> [ decide -> run the plan -> update the belief ]* -> pace -> record
-         -> render -> cache -> settle
+    open -> reserve -> cache, or an equal request under way -> pace -> estimate
+         -> [ decide -> run the plan -> update the belief ]* -> pace -> record -> render -> cache -> settle
 
 The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
 Here they are only put in order, and here it is said what happens when one of them fails: only a backend may fail a valid request.
@@ -29,7 +29,7 @@ from policies.facts import Considered, NothingToRun
 from policies.pacing import Pace
 from policies.plans import BestOfN, Plan, Single, TreeSearch
 from policies.policy import needs
-from router.answer_cache import AnswerCache
+from router.answer_cache import AnswerCache, repeated, whole
 from router.errors import (
     BudgetSpent,
     DeadlineExceeded,
@@ -42,6 +42,7 @@ from router.errors import (
     have_instead,
 )  # fmt: skip
 from router.events import Ending
+from router.flights import Flights
 from router.job import Action, Job
 from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
@@ -75,6 +76,7 @@ class Router:
     ) -> None:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
+        self.flights = Flights(parts.cache)
         self.pacer = Pacer(parts.tallies)
         self.threads = Threads(parts.cache or MemoryCache(), parts.sessions)
         self.log, self.online = log or DecisionLog(), online or Online()
@@ -86,25 +88,14 @@ class Router:
         async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
             key = self.cache.key(job)
             if (hit := await self.cache.get(key, job)) is not None:
-                self._record(job, hit.decision, "cached")
-                await self.threads.note(job.ask, hit)
-                await self.online.answered(job, hit)
-                return hit
-            ending: Ending = "failed"
-            try:
-                await self._pace(job)
-                await self._estimate(job)
-                await self._work(job)
-                job.first_token_s = job.run.elapsed_s if sink and job.first_token_s is None else job.first_token_s
-                ending = "answered"
-            finally:
-                await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
-                decision = self._record(job, self._block(job), ending)
-            outcome = render(job, decision)
-            await self.cache.put(key, job, outcome)
-            await self.threads.note(job.ask, outcome)
-            await self.online.answered(job, outcome)
-            return outcome
+                return await self._sent(job, hit)
+            async with self.flights.turn(key, job, lambda: self.cache.get(key, job)) as turn:
+                if turn.theirs is not None:
+                    return await self._sent(job, repeated(turn.theirs, job))
+                outcome = await self._bought(job)
+                await self.cache.put(key, job, outcome)
+                turn.mine = outcome if whole(outcome) else None
+            return await self._sent(job, outcome)
 
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
@@ -114,6 +105,28 @@ class Router:
             await self._estimate(job)
             self._decide(job)
             return self._record(job, self._block(job), "preview")
+
+    async def _bought(self, job: Job) -> Outcome:
+        """The answer, made for this request."""
+        ending: Ending = "failed"
+        try:
+            await self._pace(job)
+            await self._estimate(job)
+            await self._work(job)
+            job.first_token_s = job.run.elapsed_s if job.sink and job.first_token_s is None else job.first_token_s
+            ending = "answered"
+        finally:
+            await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
+            decision = self._record(job, self._block(job), ending)
+        return render(job, decision)
+
+    async def _sent(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome, with all that follows from its going out. One from the cache is on record only now."""
+        if outcome.cached:
+            self._record(job, outcome.decision, "cached")
+        await self.threads.note(job.ask, outcome)
+        await self.online.answered(job, outcome)
+        return outcome
 
     # --- the stations -------------------------------------------------------------------------------------------------
 

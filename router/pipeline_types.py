@@ -40,6 +40,11 @@ class CacheControl:
     """Take no cached answer older than this."""
     namespace: str | None = None
 
+    @property
+    def shares(self) -> bool:
+        """Whether the answer may come from an equal request that is under way, and go to one."""
+        return not self.no_cache and not self.no_store
+
 
 @dataclass(frozen=True, slots=True)
 class ContinueFrom:

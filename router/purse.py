@@ -121,6 +121,11 @@ class Purse:
         if self.teller is not None:
             self._under_way = self._under_way.minus(need.held)
 
+    async def rest(self) -> None:
+        """Hold nothing until the next call: the request waits for another's answer. Raises LedgerDown."""
+        if self.teller is not None and self._entry.wanted != NOTHING:
+            await self._write(Cost().settled, NOTHING)
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
     async def _admit(self, first: Cost) -> None:

@@ -124,6 +124,26 @@ async def test_redis_is_told_the_time_to_live(redis_cache: RedisCache, redis_ser
     assert redis_server.command("TTL", "outlay:a") in (b":90\r\n", b":89\r\n")
 
 
+async def test_a_claim_is_one_processs_until_it_is_given_back_or_lapses(redis_url: str, redis_server: Any) -> None:
+    """Others wait; the holder may claim again; another's claim cannot be given back; Redis lets it lapse; without Redis all may work."""
+    one, two = RedisCache(redis_url, timeout_s=5), RedisCache(redis_url, timeout_s=5)
+    assert [await one.claim("a", 60), await one.claim("a", 60), await two.claim("a", 60), await two.claim("b", 60)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    await two.release("a")
+    assert not await two.claim("a", 60)
+    assert redis_server.command("TTL", "outlay:claim:a") in (b":60\r\n", b":59\r\n")
+    await one.release("a")
+    assert await two.claim("a", 60)
+    redis_server.kill()
+    assert await one.claim("a", 60)
+    await one.release("a")
+    await asyncio.gather(one.aclose(), two.aclose())
+
+
 async def test_the_prefix_keeps_users_of_one_redis_apart(redis_url: str) -> None:
     """Two prefixes are two caches."""
     one, two = RedisCache(redis_url, "one:"), RedisCache(redis_url, "two:")
