@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.harness import Array
 from difficulty.belief import PLAIN, PRIOR, Belief, Channel, Evidence, sigmoid
-from policies.decide import decide, worth_more
+from policies.decide import decide, next_draws
 from policies.facts import Decision, Facts, Market
 from policies.forecast import stages
 from policies.pacing import GRID, demand
@@ -62,7 +62,7 @@ class Cell:
         self.prior = Belief.prior({"small": ease, "large": ease + LARGE_IS_EASIER}, curves.success, tempering=curves.tempering)
         self.facts = Facts(input_tokens=PROMPT_TOKENS, cost_multiplier=multiplier)
         self._decided: dict[Any, Decision] = {}
-        self._goes_on: dict[Any, bool] = {}
+        self._next: dict[Any, int] = {}
 
     def decide(self, belief: Belief, done: frozenset[str]) -> Decision:
         """The service's decision."""
@@ -71,12 +71,12 @@ class Cell:
             self._decided[key] = decide(self.policy, self.market, replace(self.facts, done=done), belief)
         return self._decided[key]
 
-    def goes_on(self, belief: Belief, done: frozenset[str], plan: Plan, drawn: int) -> bool:
-        """Whether the service would let a plan go on that has drawn so many answers."""
+    def next_draws(self, belief: Belief, done: frozenset[str], plan: Plan, drawn: int) -> int:
+        """How many answers the service would draw next of a plan that has drawn so many."""
         key = belief.evidence, done, drawn
-        if key not in self._goes_on:
-            self._goes_on[key] = worth_more(self.policy, self.market, replace(self.facts, done=done), belief, plan, drawn)
-        return self._goes_on[key]
+        if key not in self._next:
+            self._next[key] = next_draws(self.policy, self.market, replace(self.facts, done=done), belief, plan, drawn)
+        return self._next[key]
 
 
 class Episode:
@@ -100,9 +100,8 @@ class Episode:
     def _run(self, plan: Plan) -> None:
         """Stage after stage, while more is worth it."""
         drawn = 0
-        for row in stages(plan, self.cell.prior, self.cell.market, self.cell.facts):
-            if drawn and not self.cell.goes_on(self.belief, self.done, plan, drawn):
-                return
+        while n := self.cell.next_draws(self.belief, self.done, plan, drawn):
+            row = stages(plan, self.cell.prior, self.cell.market, self.cell.facts, drawn, [n])[0]
             chained = isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and drawn > 0)
             for _ in range(row.draws):
                 self._draw(plan, float(row.p[self.node]), self.cell.market.curves.plan(plan.key).channel if chained else PLAIN)

@@ -29,7 +29,7 @@ from benchmarks.harness import PAGES, Array, Ints, bootstrap, command, interval,
 from difficulty.belief import NODES, PLAIN, Belief, Channel, Evidence, Scores
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.learn import fit_channel, fit_success, posterior
-from policies.decide import decide, worth_more
+from policies.decide import decide, next_draws
 from policies.facts import Facts, Market
 from policies.forecast import stages
 from policies.plans import BestOfN, Plan, TreeSearch
@@ -119,7 +119,7 @@ class Player:
                     right, usd = max(right, marks.max()), usd + self.logs.batch_usd[plan.backend][row]
                     belief = belief.after([_seen(plan.backend, PLAIN, mark) for mark in marks])
                     state = (plan.key, drawn, policy, facts.done, belief)
-                    if not self._once(state, partial(worth_more, policy, self.market, facts, belief, plan, drawn)):
+                    if not self._once(state, partial(next_draws, policy, self.market, facts, belief, plan, drawn)):
                         break
             facts = replace(facts, done=facts.done | {plan.key})
         return float(right), float(usd)

@@ -25,14 +25,15 @@ from benchmarks.harness import PAGES, Array, Ints, bootstrap, command, groups, i
 from difficulty.belief import Belief, Scores, Success, logit, sigmoid
 from difficulty.curves import Curves, Latency, Tokens
 from difficulty.learn import fit_scores, fit_success, fit_tempering
-from policies.decide import worth_more
+from policies.decide import next_draws
 from policies.facts import Facts, Market
 from policies.plans import BestOfN
 from policies.policy import Optimiser, Worth
 
 DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100)
 FOLDS = 5
-PLAN = BestOfN(backend="coder", n=100, verifier="tests", batch=2)
+BATCH = 2
+PLAN = BestOfN(backend="coder", n=100, verifier="tests", batch=BATCH)
 DIALS = (20.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
 """Values of a right answer, in samples."""
 PEAK = 4
@@ -159,10 +160,10 @@ def stopped(learned: Learned, problem: Problem, order: Ints, value: float) -> in
     market, scores = Market({"coder": (0.0, 1e6)}, curves=curves), learned.scores
     belief, drawn = Belief.prior({"coder": 0.0}, curves.success, tempering=learned.tempering), 0
     while drawn < len(order):
-        fresh = problem.passed[order[drawn : drawn + PLAN.batch]]
+        fresh = problem.passed[order[drawn : drawn + BATCH]]
         belief = belief.after([scores.seen("coder", score) for score in fresh])
         drawn += len(fresh)
-        if not worth_more(policy, market, Facts(1), belief, PLAN, drawn):
+        if not next_draws(policy, market, Facts(1), belief, PLAN, drawn):
             break
     return drawn
 
@@ -224,7 +225,7 @@ def page(files: Mapping[str, Any]) -> str:
             f"## {name}",
             f"{one['problems']} problems; right, %.",
             table(["chosen by", "of 1", f"of {PEAK}", "of 16", f"of {last}", f"change from {PEAK} to {last}"], rows),
-            "The engine's own stop (`policies.worth_more` after every two samples), the answer calibrated and pooled:",
+            "The engine's own stop (`policies.next_draws` after every two samples), the answer calibrated and pooled:",
             table(["a right answer is worth", "right, %", "samples drawn"], stops),
         ]
     return "\n\n".join(parts)

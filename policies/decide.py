@@ -8,7 +8,8 @@ from __future__ import annotations
 from difficulty.belief import Belief
 from policies.explore import explored
 from policies.facts import Decision, Facts, ForcedBy, Market, NothingToRun
-from policies.limits import unfit
+from policies.forecast import left
+from policies.limits import broken, unfit
 from policies.optimise import Optimisation
 from policies.plans import Plan
 from policies.policy import Optimiser, Policy
@@ -31,9 +32,16 @@ def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Deci
     return decision
 
 
-def worth_more(policy: Policy, market: Market, facts: Facts, belief: Belief, plan: Plan, drawn: int) -> bool:
-    """Whether a plan under way, which has made `drawn` answers, should go on with its next batch. A forced plan is run whole."""
-    return facts.forced is not None or _form(policy, market, facts, belief).goes_on(plan, drawn)
+def next_draws(policy: Policy, market: Market, facts: Facts, belief: Belief, plan: Plan, drawn: int) -> int:
+    """How many answers a plan under way, which has made `drawn`, should draw next; 0 to end it.
+
+    A forced plan is run whole, at once; any other ends when something that it needs is down.
+    """
+    if facts.forced is not None:
+        return max(1, left(plan, drawn))
+    if drawn and broken(plan, facts):
+        return 0
+    return _form(policy, market, facts, belief).next_draws(plan, drawn)
 
 
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:

@@ -12,6 +12,7 @@ from math import hypot, sqrt
 
 from difficulty.belief import PLAIN, Array, Belief, Channel
 from difficulty.curves import PlanFit
+from policies.batches import unpriced
 from policies.facts import Facts, Market
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 
@@ -36,19 +37,30 @@ class Stage:
     worst_s: float
 
 
-def stages(plan: Plan, belief: Belief, market: Market, facts: Facts) -> list[Stage]:
-    """The stages of a plan, in order."""
+def left(plan: Plan, drawn: int) -> int:
+    """Answers that a plan may still make after `drawn`; a search is one."""
+    match plan:
+        case BestOfN():
+            return max(plan.n - drawn, 0)
+        case Revise():
+            return max(plan.rounds - drawn, 0)
+    return int(not drawn)
+
+
+def stages(plan: Plan, belief: Belief, market: Market, facts: Facts, drawn: int = 0, batches: Sequence[int] | None = None) -> list[Stage]:
+    """The stages of a plan that are left after `drawn` answers, in order; `batches` are the sizes of those of best-of-n, if chosen."""
+    if not left(plan, drawn):
+        return []
     fit = market.curves.plan(plan.key)
     match plan:
         case Single():
             rows = [_draws(plan, belief, market, facts, 1)]
         case BestOfN():
-            whole, rest = divmod(plan.n, plan.batch)
-            sizes = [plan.batch] * whole + [rest] * (rest > 0)
+            sizes = unpriced(plan, drawn) if batches is None else batches
             of_size = {n: _draws(plan, belief, market, facts, n) for n in set(sizes)}
             rows = [of_size[n] for n in sizes]
         case Revise():
-            rows = [_revision(plan, belief, market, facts, fit, i) for i in range(plan.rounds)]
+            rows = [_revision(plan, belief, market, facts, fit, i) for i in range(drawn, plan.rounds)]
         case TreeSearch():
             rows = [_tree(plan, belief, market, facts, fit)]
     return [_scaled(row, fit) for row in rows]
@@ -122,13 +134,3 @@ def _scaled(row: Stage, fit: PlanFit) -> Stage:
     """The stage, corrected by what a log showed of the plan."""
     cost, latency = max(fit.cost, 1.0), max(fit.latency, 1.0)
     return Stage(row.draws, row.p, row.cost_usd * fit.cost, row.worst_usd * cost, row.latency_s * fit.latency, row.worst_s * latency)
-
-
-def remaining(plan: Plan, rows: Sequence[Stage], drawn: int) -> list[Stage]:
-    """The stages that are left after a plan has made `drawn` answers."""
-    made = 0
-    for i, row in enumerate(rows):
-        if made >= drawn:
-            return list(rows[i:])
-        made += row.draws
-    return []

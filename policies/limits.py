@@ -11,14 +11,18 @@ from policies.policy import needs
 
 def unfit(plan: Plan, facts: Facts) -> str:
     """Why a plan may not be run in this request; empty if it may."""
-    for kind, name in needs(plan):
-        if name in facts.down:
-            return f"{kind} '{name}' is down"
+    if reason := broken(plan, facts):
+        return reason
     if plan.backend in facts.barred:
         return f"this key may not use backend '{plan.backend}'"
     if plan.key in facts.done:
         return "already run"
     return _too_many(plan, facts)
+
+
+def broken(plan: Plan, facts: Facts) -> str:
+    """What of that which a plan needs is down; empty if nothing is."""
+    return next((f"{kind} '{name}' is down" for kind, name in needs(plan) if name in facts.down), "")
 
 
 def offered(plans: Sequence[Plan], facts: Facts) -> Sequence[Plan]:

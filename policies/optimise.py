@@ -8,7 +8,7 @@ later option to go up. Hard limits come first: the worst case (95th percentile) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import count, takewhile
@@ -16,14 +16,18 @@ from itertools import count, takewhile
 import numpy as np
 
 from difficulty.belief import Array, Belief
+from policies.batches import BATCHES, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
+from policies.forecast import Stage, left, stages
 from policies.limits import offered, over_limits, unfit
-from policies.outlook import Outline, Outlook, outline, outlook, rest
-from policies.plans import Plan
+from policies.outlook import Outline, Outlook, outline, outlook
+from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
 
 OPEN_ENOUGH = 0.01
 """Below this chance that a plan leaves the prompt open, what could follow it is not looked at."""
+EVEN_SO_USD = 1e-12
+"""What a second counts at least when a batch is sized: of batches that cost alike the quicker is taken."""
 FLOOR_STEP = 0.005
 """Quality below the floor is weighed in steps of this: less is not worth a plan."""
 
@@ -81,14 +85,19 @@ class Optimisation:
             return Decision(None, "stop", stop, considered)
         return Decision(chosen.plan, "floor" if chosen.quality < self._floor else "utility", self._why(chosen), considered)
 
-    def goes_on(self, plan: Plan, drawn: int) -> bool:
-        """Whether the rest of a plan under way beats stopping now and every other plan."""
-        left = rest(plan, drawn, self.belief, self.market, self.facts)
-        if not left.rows:
-            return False
-        here = self._prospect(left)
+    def next_draws(self, plan: Plan, drawn: int) -> int:
+        """How many answers a plan under way should draw next; 0 where its rest does not beat stopping now and every other plan."""
+        if not left(plan, drawn):
+            return 0
+        here = self._prospect(plan, drawn)
+        draws = here.way.rows[0].draws
+        return draws if not drawn or self._beats_all_else(here) else 0
+
+    def _beats_all_else(self, here: Prospect) -> bool:
+        """Whether what is left of a plan under way is better than stopping now and than every other plan."""
         if here.refused:
             return False
+        plan = here.way.plan
         other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}))
         (then,) = other._sequels([here])
         rank = self._rank(here.quality + then.quality, self._utility(here, then))
@@ -106,16 +115,42 @@ class Optimisation:
     @cached_property
     def _prospects(self) -> dict[str, Prospect]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
-        return {plan.key: self._prospect(outline(plan, self.belief, self.market, self.facts)) for plan in fit}
+        return {plan.key: self._prospect(plan) for plan in fit}
 
-    def _prospect(self, whole: Outline) -> Prospect:
+    def _prospect(self, plan: Plan, drawn: int = 0) -> Prospect:
         """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
-        ways = [whole.first(n) for n in _lengths(len(whole.rows))]
+        ways = [whole.first(n) for whole in self._wholes(plan, drawn) for n in _lengths(len(whole.rows))]
         within = [way for way in ways if not over_limits(self.facts, *way.worst, way.plan)]
         found = [self._seen(way) for way in within or ways[:1]]
         if not within:
-            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst, whole.plan))
+            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst, plan))
         return max(found, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
+
+    def _wholes(self, plan: Plan, drawn: int) -> Iterator[Outline]:
+        """What is left of a plan, in the batches that it names; else in those of the least price, and where the deadline is too near for so
+        many rounds in larger ones as well. A vote is looked at in batches of every size."""
+        if not isinstance(plan, BestOfN) or plan.batch is not None:
+            yield self._whole(plan, drawn, None)
+        elif plan.verifier is None:
+            yield from (self._whole(plan, drawn, equal(plan.n - drawn, m)) for m in BATCHES if m <= plan.n - drawn)
+        else:
+            rounds = stages(plan, self.belief, self.market, self.facts, batches=BATCHES)
+            affordable = [row for row in rounds if row.worst_usd <= self.facts.left_usd] or rounds[:1]
+            for fastest in (affordable, affordable[2:], affordable[4:]):
+                if fastest:
+                    yield (found := self._whole(plan, drawn, self._batches(fastest, plan.n - drawn)))
+                    if found.worst[1] <= self.facts.left_s:
+                        return
+
+    def _whole(self, plan: Plan, drawn: int, batches: Sequence[int] | None) -> Outline:
+        return outline(plan, stages(plan, self.belief, self.market, self.facts, drawn, batches), self.belief, self.market, drawn)
+
+    def _batches(self, rounds: Sequence[Stage], n: int) -> list[int]:
+        """The sizes of n answers' batches, out of those of `rounds`. Where nothing has a price, the fewest rounds."""
+        so_far = self.belief.best_by_node
+        weights = self.belief.weights if so_far is None else self.belief.weights * (1 - so_far)
+        prices = {row.draws: self._price(row.cost_usd, row.latency_s) + EVEN_SO_USD * row.latency_s for row in rounds}
+        return cheapest(rounds[0].p, weights, n, prices)
 
     def _seen(self, way: Outline) -> Prospect:
         best = self.belief.best_by_node

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief, Channel, logit, sigmoid
 from difficulty.votes import Tally, Votes
-from policies.facts import Facts, Market
-from policies.forecast import Stage, remaining, stages, worst
+from policies.facts import Market
+from policies.forecast import Stage, worst
 from policies.plans import BestOfN, Plan
 
 
@@ -128,24 +128,14 @@ class Outline:
         return np.asarray(1 - weights @ (1 - row.p) ** row.draws)
 
 
-def outline(plan: Plan, belief: Belief, market: Market, facts: Facts) -> Outline:
-    """A plan from its beginning."""
-    return _laid_out(plan, stages(plan, belief, market, facts), belief, market)
-
-
-def rest(plan: Plan, drawn: int, belief: Belief, market: Market, facts: Facts) -> Outline:
-    """What is left of a plan that has made `drawn` answers."""
-    rows = remaining(plan, stages(plan, belief, market, facts), drawn)
-    last = belief.evidence[-1] if belief.evidence else None
-    if last is None or last.votes is None:
-        return _laid_out(plan, rows, belief, market)
-    return replace(_laid_out(plan, rows, belief, market), tally=last.votes, leader=belief.right_by_node(last))
-
-
-def _laid_out(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market) -> Outline:
+def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, drawn: int = 0) -> Outline:
+    """A plan of these stages, or what is left of it after `drawn` answers."""
     votes = market.curves.votes_of(plan.backend)
     if plan.verifier is None:
-        return Outline(plan, rows, (), votes)
+        vote = belief.evidence[-1] if drawn and belief.evidence else None
+        if vote is None or vote.votes is None:
+            return Outline(plan, rows, (), votes)
+        return Outline(plan, rows, (), votes, vote.votes, belief.right_by_node(vote))
     if_right, if_wrong = market.curves.scores_of(plan.verifier).likelihoods(sigmoid(belief.logits[plan.backend]))
     found = []
     for _, alike in groupby(rows, key=lambda row: (id(row.p), row.draws, row.cost_usd)):

@@ -62,14 +62,22 @@ class Revise(PlanBase):
 
 
 class BestOfN(PlanBase):
-    """Up to `n` independent samples, drawn in batches; one is chosen by the verifier, by majority, or by a weighted vote."""
+    """Up to `n` independent samples, drawn in batches; one is chosen by the verifier, by majority, or by a weighted vote.
+
+    How large a batch is, is decided batch by batch, unless the plan says it.
+    """
 
     kind: Literal["best_of_n"] = "best_of_n"
     backend: str
     n: int = Field(ge=1, le=1024)
     select: Literal["best", "majority", "weighted"] = "best"
     verifier: str | None = None
-    batch: int = Field(4, ge=1, description="samples drawn before the policy looks whether more are worth it")
+    batch: int | None = Field(
+        None,
+        ge=1,
+        description="samples drawn before it is looked whether more are worth it; unset: as many as pay, "
+        "by what the prompt, a sample and a second cost; rules draw four, and a plan that the caller names all",
+    )
     temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else the backend's own")
     answer: str | None = Field(None, description="regular expression whose last match (group 1) is the answer that votes are counted on")
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from difficulty.belief import Belief
+from policies.batches import UNPRICED
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
+from policies.forecast import stages
 from policies.limits import over_limits, unfit
 from policies.outlook import outline, outlook
-from policies.plans import Plan, Single
+from policies.plans import BestOfN, Plan, Single
 from policies.policy import Rule, Rules
 
 
@@ -37,9 +39,11 @@ class RuleBook:
             raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
         return Decision(chosen.plan, "rule", f"rule {number} of the policy", considered)
 
-    def goes_on(self, plan: Plan, drawn: int) -> bool:
-        """Whether a plan under way should draw its next batch: while no answer is good enough."""
-        return not self._good_enough
+    def next_draws(self, plan: Plan, drawn: int) -> int:
+        """How many answers a plan under way should draw next: none once one is good enough."""
+        if drawn and self._good_enough:
+            return 0
+        return (plan.batch or UNPRICED) if isinstance(plan, BestOfN) else 1
 
     @property
     def _aim(self) -> float:
@@ -61,7 +65,8 @@ class RuleBook:
     def _consider(self, plan: Plan) -> Considered:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
-        way, best = outline(plan, self.belief, self.market, self.facts), self.belief.best_by_node
+        rows = stages(plan, self.belief, self.market, self.facts)
+        way, best = outline(plan, rows, self.belief, self.market), self.belief.best_by_node
         view = outlook(way, self.belief.weights[None], None if best is None else best[None], np.array([self._aim]))
         (cost_q95, seconds_q95), quality, cost, seconds = way.worst, *(float(of[0]) for of in (view.quality, view.cost_usd, view.latency_s))
         refused = over_limits(self.facts, cost_q95, seconds_q95, plan)

@@ -24,7 +24,7 @@ from adapters.errors import BackendError
 from adapters.types import Delta
 from difficulty.belief import Evidence
 from difficulty.errors import ProbeUnavailable
-from policies.decide import decide, worth_more
+from policies.decide import decide, next_draws
 from policies.facts import Considered, NothingToRun
 from policies.pacing import Pace
 from policies.plans import BestOfN, Plan, Single, TreeSearch
@@ -222,7 +222,7 @@ class Router:
         job.hold(live=live)
         await _progress(job, f"{plan.key} begins")
         with job.action(plan) as action:
-            run.worth_more = lambda _: self._worth_more(job, action)
+            run.next_draws = lambda _: self._next_draws(job, action)
             try:
                 action.chosen = await self.strategies[plan.kind](plan, request, run)
             except OutOfBudget as limit:
@@ -238,9 +238,9 @@ class Router:
             raise _no_answer(job, f"the {run.truncated_by} limit was reached before the first answer", (Considered(plan),))
         return not begun and not (cut and job.best is not None)  # without an answer yet, a cheaper plan may still be paid for
 
-    def _worth_more(self, job: Job, action: Action) -> bool:
+    def _next_draws(self, job: Job, action: Action) -> int:
         drawn = len(job.run.pool) - action.first
-        return worth_more(job.policy, self.parts.market, job.facts(), job.belief_during(action), action.plan, drawn)
+        return next_draws(job.policy, self.parts.market, job.facts(), job.belief_during(action), action.plan, drawn)
 
     def _will_be_final(self, job: Job, plan: Plan) -> bool:
         """Whether the answer of this plan will be the outcome whatever it says, so that it may be streamed while it comes."""

@@ -130,7 +130,7 @@ class Player:
         for answer, calls in zip(answers, _by_attempt(trace["calls"]), strict=False):
             self._charge(calls, run)
             run.offer(answer)
-            if answer.score is None or not run.worth_more(run.pool):
+            if answer.score is None or not run.next_draws(run.pool):
                 break
         chosen = best([answer for answer in answers if answer in run.pool])
         assert chosen is not None, "the first answer was offered"
@@ -199,6 +199,12 @@ class Tape:
         self.scores = {answer.text: answer.scores for left in self.left.values() for answer in left}
         self.tokens = {answer.text: answer.tokens for left in self.left.values() for answer in left}
 
+    async def wait(self, seconds: float) -> None:
+        """Let so much time pass; calls made at once wait at once."""
+        until = self.now_s + seconds
+        await asyncio.sleep(0)
+        self.now_s = max(self.now_s, until)
+
 
 def answers(trace: Row) -> list[Answer]:
     """The samples of a trace with their tokens; a call's output is shared out by length."""
@@ -227,7 +233,7 @@ class TapeBackend:
         call.input_tokens += self._tape.input_tokens
         call.output_tokens += round(sum(answer.tokens for answer in drawn))
         call.choices += [Choice(answer.text) for answer in drawn]
-        self._tape.now_s += self._tape.market.curves.latency_of(self.name).mean(max(answer.tokens for answer in drawn))
+        await self._tape.wait(self._tape.market.curves.latency_of(self.name).mean(max(answer.tokens for answer in drawn)))
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """The same, in one piece."""
@@ -255,7 +261,7 @@ class TapeVerifier:
         tape = self._tape
         for text in {choice.text for choice in choices}:
             call.input_tokens += tape.input_tokens + round(tape.tokens[text])
-        tape.now_s += tape.market.curves.latency_of(self.name).mean(0)
+        await tape.wait(tape.market.curves.latency_of(self.name).mean(0))
         return [Verdict(tape.scores[choice.text].get(self.name)) for choice in choices]
 
     async def aclose(self) -> None:

@@ -29,6 +29,9 @@ DEFAULT_MAX_TOKENS = 1024
 
 T = TypeVar("T")
 
+NO_END = 10**9
+"""Where no policy has a say, a plan draws all that it may."""
+
 CUTS = 3
 """How often a call is cut down to what its key has left, while others spend of it too."""
 
@@ -75,8 +78,8 @@ class Run:
     """By verifier: raw score to the chance of being right; a verifier without one is taken at its word."""
     typical_tokens: Mapping[str, float] = field(default_factory=dict)
     """By backend: output tokens that an answer rarely exceeds; below it no answer is started."""
-    worth_more: Callable[[Sequence[Candidate]], bool] = lambda pool: True
-    """Whether, after the answers so far, the next batch is worth its price: the policy's word, asked by strategies between batches."""
+    next_draws: Callable[[Sequence[Candidate]], int] = lambda pool: NO_END
+    """How many answers to draw next, after those so far, 0 to end: the policy's word, asked by strategies before each batch."""
     fault: Callable[[Choice], str] = lambda choice: ""
     """Why an answer has not the form that the request asks for; empty if it has."""
     sink: Callable[[Delta], Awaitable[None]] | None = None

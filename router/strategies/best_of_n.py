@@ -1,6 +1,6 @@
 """Independent samples, drawn in batches, of which one is chosen: by the verifier, by a vote, or by a vote that the verifier weighs.
 
-Between batches the policy is asked whether more are worth it, and a vote that later samples cannot turn is over.
+Before each batch the policy is asked how many more are worth it, and a vote that later samples cannot turn is over.
 Sources: Wang et al. 2022, "Self-consistency"; Li et al. 2022, "DiVeRSe" (the weighted vote); Aggarwal et al. 2023, "Adaptive-Consistency".
 """
 
@@ -22,12 +22,14 @@ async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
     """The chosen one of up to `spec.n` samples; with its share of the vote, where one was held."""
     drawn: list[Candidate] = []
     asked = 0
-    while len(drawn) < spec.n:
-        batch = _batch(spec, request, asked, min(spec.batch, spec.n - len(drawn)))
-        fresh = await more(spec, run, drawn, buy(spec, batch, run, asked=request))
-        drawn, asked = drawn + fresh, asked + batch.n
-        if not fresh or _settled(spec, drawn) or not run.worth_more(run.pool):
+    while len(drawn) < spec.n and not _settled(spec, drawn):
+        n = min(run.next_draws(run.pool), spec.batch or spec.n, spec.n - len(drawn))
+        if not n:
             break
+        fresh = await more(spec, run, drawn, buy(spec, _batch(spec, request, asked, n), run, asked=request))
+        if not fresh:
+            break
+        drawn, asked = drawn + fresh, asked + n
     return choose(spec, drawn)
 
 
@@ -83,7 +85,7 @@ def _tally(spec: BestOfN, drawn: Sequence[Candidate]) -> list[_Vote]:
 
 def _settled(spec: BestOfN, drawn: Sequence[Candidate]) -> bool:
     """Whether the leader of the vote stays ahead even if all samples still to come agree on the runner-up; none weighs more than 1."""
-    if spec.select == "best":
+    if spec.select == "best" or not drawn:
         return False
     first, second = sorted((*(vote.weight for vote in _tally(spec, drawn)), 0.0), reverse=True)[:2]
     return first - second > spec.n - len(drawn)

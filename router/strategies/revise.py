@@ -28,7 +28,7 @@ async def revise(spec: Revise, request: ChatRequest, run: Run) -> Candidate:
         again = request.but(n=1, messages=(*request.messages, *_history(chain)))
         attempt = await more(spec, run, chain, buy(spec, again, run, asked=request))
         chain += attempt
-        if not attempt or attempt[0].score is None or not run.worth_more(run.pool):
+        if not attempt or attempt[0].score is None or not run.next_draws(run.pool):
             break
     return top(chain)
 

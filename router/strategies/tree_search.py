@@ -31,7 +31,7 @@ async def tree_search(spec: TreeSearch, request: ChatRequest, run: Run) -> Candi
         for _ in range(spec.max_steps):
             beam = await search.deepen(beam)
             await search.tell(beam)
-            if not beam or search.blind or (search.finished and not run.worth_more(run.pool)):
+            if not beam or search.blind or (search.finished and not run.next_draws(run.pool)):
                 break
     except (OutOfBudget, BackendError) as failure:
         if isinstance(failure, BackendError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from difficulty.belief import NODES, PRIOR, Belief, Channel
 from difficulty.curves import Latency, PlanFit, Tokens
 from policies.facts import Facts, Market
-from policies.forecast import Stage, remaining, stages, worst
+from policies.forecast import Stage, stages, worst
 from policies.optimise import Optimisation
 from policies.outlook import Outlook, outline, outlook
 from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
@@ -25,7 +25,8 @@ FACTS = Facts(input_tokens=14)
 
 
 def look(plan: Plan, ease: float = 0.0, stop_at: float = 0.9, so_far: np.ndarray | None = None):
-    way, so_far = outline(plan, belief(ease), MARKET, FACTS), None if so_far is None else so_far[None]
+    rows = stages(plan, belief(ease), MARKET, FACTS)
+    way, so_far = outline(plan, rows, belief(ease), MARKET), None if so_far is None else so_far[None]
     return way.rows, outlook(way, belief(ease).weights[None], so_far, np.array([stop_at]))
 
 
@@ -169,8 +170,9 @@ def test_what_is_left_of_a_plan_begins_after_what_was_drawn() -> None:
     plan = BestOfN(backend="small", n=16, verifier="reward")
     rows = stages(plan, belief(0), MARKET, FACTS)
     assert [row.draws for row in rows] == [4, 4, 4, 4]
-    assert len(remaining(plan, rows, 8)) == 2
-    assert remaining(plan, rows, 16) == []
+    assert len(stages(plan, belief(0), MARKET, FACTS, drawn=8)) == 2
+    assert stages(plan, belief(0), MARKET, FACTS, drawn=16) == []
+    assert [row.draws for row in stages(plan, belief(0), MARKET, FACTS, drawn=9)] == [4, 3]
 
 
 def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
@@ -213,7 +215,8 @@ def test_a_plan_is_looked_at_as_far_as_it_is_sure_to_fit() -> None:
 
 def test_beliefs_taken_together_are_taken_alike() -> None:
     """Many beliefs in one call end as each of them does alone."""
-    way = outline(Revise(backend="small", verifier="reward", rounds=4), belief(0.0), MARKET, FACTS)
+    plan = Revise(backend="small", verifier="reward", rounds=4)
+    way = outline(plan, stages(plan, belief(0.0), MARKET, FACTS), belief(0.0), MARKET)
     rng = np.random.default_rng(0)
     weights, so_far, stop = rng.dirichlet(np.ones(len(NODES)), 5), rng.random((5, len(NODES))), rng.uniform(0.5, 0.99, 5)
     together = outlook(way, weights, so_far, stop)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from policies.decide import decide, worth_more
+from policies.decide import decide, next_draws
 from policies.facts import Considered, Facts, Market
 from policies.policy import MOST, Policy
 from tests.policies.conftest import CURVES, PRICES, belief
@@ -64,7 +64,7 @@ def test_an_answer_above_the_floor_is_enough_and_one_below_is_not() -> None:
     for seen, goes_on in ((RIGHT, False), (WRONG, True)):
         after = belief(0.0).after([seen])
         assert (decide(found, MARKET, facts, after).plan is not None) == goes_on
-        assert worth_more(found, MARKET, facts, after, plan, 1) == goes_on
+        assert bool(next_draws(found, MARKET, facts, after, plan, 1)) == goes_on
 
 
 def test_seconds_break_the_tie_between_plans_above_the_floor() -> None:
@@ -84,8 +84,8 @@ def test_a_request_may_ask_for_more_than_the_objective() -> None:
 def test_a_floor_beside_a_worth_is_reached_first() -> None:
     """The limit `quality_floor` makes a plan go on that its worth alone would end."""
     found = policy(value_of_correct_usd=1e-7)
-    assert not worth_more(found, MARKET, FACTS, belief(0.0).after([WRONG]), found.all_plans[2], 4)
-    assert worth_more(found, MARKET, replace(FACTS, quality_floor=0.9), belief(0.0).after([WRONG]), found.all_plans[2], 4)
+    assert not next_draws(found, MARKET, FACTS, belief(0.0).after([WRONG]), found.all_plans[2], 4)
+    assert next_draws(found, MARKET, replace(FACTS, quality_floor=0.9), belief(0.0).after([WRONG]), found.all_plans[2], 4)
 
 
 # --- the price of a dollar --------------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ CURVES = Curves(
 PLANS: list[dict[str, Any]] = [
     {"single": {"backend": "small"}},
     {"revise": {"backend": "small", "verifier": "exact"}},
-    {"best_of_n": {"backend": "small", "n": 8, "verifier": "exact"}},
+    {"best_of_n": {"backend": "small", "n": 8, "batch": 4, "verifier": "exact"}},
     {"single": {"backend": "large"}},
 ]
 

@@ -21,6 +21,7 @@ CHAINS: list[dict[str, Any]] = [
     {"best_of_n": {"backend": "small", "n": 5, "batch": 1, "verifier": "exact"}},
     {"revise": {"backend": "small", "rounds": 3, "verifier": "exact"}},
     {"single": {"backend": "large", "verifier": "exact"}},
+    {"best_of_n": {"backend": "small", "n": 5, "verifier": "exact"}},
 ]
 
 
@@ -44,7 +45,7 @@ DRAWS = ["wrong a", "wrong b", "right c", "wrong d", "wrong e"]
 
 
 @pytest.mark.parametrize("value", [1e-5, 1e-4, 3e-3])
-@pytest.mark.parametrize("kinds", [(0,), (0, 2), (2, 0)])
+@pytest.mark.parametrize("kinds", [(0,), (0, 2), (2, 0), (3,), (3, 2)])
 async def test_the_service_decides_as_the_replay_does(value: float, kinds: tuple[int, ...]) -> None:
     """Fed the same answers and scores, live and played requests run the same plans, decide by the same beliefs, and cost the same."""
     policy = a_policy(value, [CHAINS[kind] for kind in kinds])
@@ -54,6 +55,7 @@ async def test_the_service_decides_as_the_replay_does(value: float, kinds: tuple
     assert [d["plan"] for d in played.decision["decisions"]] == [d["plan"] for d in live.decision["decisions"]]
     assert [d["belief"]["evidence"] for d in played.decision["decisions"]] == [d["belief"]["evidence"] for d in live.decision["decisions"]]
     assert [a["answers"] for a in played.decision["actions"]] == [a["answers"] for a in live.decision["actions"]]
+    assert [c["n"] for c in played.decision["calls"]] == [c["n"] for c in live.decision["calls"]]
     assert played.right == float("right" in live.candidates[0].text)
     spent = [c["output_tokens"] for c in live.decision["calls"]]
     assert [c["output_tokens"] for c in played.decision["calls"]] == pytest.approx(spent, abs=1)

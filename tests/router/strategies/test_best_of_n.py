@@ -110,7 +110,7 @@ async def test_samples_are_drawn_in_batches(n, batch, asked):
 async def test_the_policy_ends_the_drawing():
     """Between batches the policy is asked with all answers so far; its no is the end."""
     backend = scripted("small", "6", "7")
-    await best_of_n(spec(16, batch=2), ASKED, a_run(backend, worth_more=lambda pool: len(pool) < 6))
+    await best_of_n(spec(16, batch=2), ASKED, a_run(backend, next_draws=lambda pool: 6 - len(pool)))
     assert len(backend.requests) == 3
 
 
@@ -173,7 +173,7 @@ async def test_a_sample_that_fails_is_drawn_again():
 async def test_a_backend_that_goes_down_ends_the_drawing():
     """What was drawn before is chosen from, and the run says what failed; nothing drawn, the failure is the result."""
     run = a_run(scripted("small", "6", fail_every=2))
-    assert (await best_of_n(spec(16), ASKED, run)).text == "6"
+    assert (await best_of_n(spec(16, batch=4), ASKED, run)).text == "6"
     assert (len(run.pool), run.degraded) == (4, {"backend:small"})
     with pytest.raises(BackendUnavailable):
         await best_of_n(spec(16), ASKED, a_run(scripted("small", fail_every=1)))

@@ -144,12 +144,12 @@ async def test_the_policy_ends_a_chain():
     """After each round the policy is asked, with all answers so far."""
     pools: list[int] = []
 
-    def worth_more(pool) -> bool:
+    def next_draws(pool) -> int:
         pools.append(len(pool))
-        return len(pool) < 2
+        return 2 - len(pool)
 
     backend = scripted("small", "6")
-    await revise(chain(8), ASKED, a_run(backend, worth_more=worth_more))
+    await revise(chain(8), ASKED, a_run(backend, next_draws=next_draws))
     assert (pools, len(backend.requests)) == ([1, 2], 2)
 
 

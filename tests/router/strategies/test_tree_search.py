@@ -255,13 +255,13 @@ async def test_steps_are_drawn_at_a_temperature_at_which_they_differ(own, of_req
 async def test_the_policy_ends_a_search_that_has_an_answer():
     """A no counts only once there is something to answer with."""
     backend = tree("6", "a\nb\nc\nd")
-    answer, _ = await search(run=a_run(backend, ScriptedVerifier(by_line({"6": 0.9})), worth_more=lambda pool: False))
+    answer, _ = await search(run=a_run(backend, ScriptedVerifier(by_line({"6": 0.9})), next_draws=lambda pool: 0))
     assert (answer.text, len(backend.requests)) == ("6", 1)
     backend = tree("6", "a\nb\nc\nd")
     await search(backend)
     assert len(backend.requests) > 1
     backend = tree()
-    await search(run=a_run(backend, ScriptedVerifier(by_line(SCORES)), worth_more=lambda pool: False))
+    await search(run=a_run(backend, ScriptedVerifier(by_line(SCORES)), next_draws=lambda pool: 0))
     assert starts(backend) == ["", "a\n", "p\n", "p\nq\n", "a\nb\n"]
 
 
