@@ -134,4 +134,6 @@ def _params(name: str, options: LiteLLMOptions) -> dict[str, Any]:
         params["api_key"] = resolve_secret(options.api_key.get_secret_value(), f"backends.{name}.api_key")
     if options.api_base is not None:
         params["api_base"] = options.api_base
-    return {"timeout": options.timeout_s, "drop_params": options.drop_params, **params, "num_retries": 0, "max_retries": 0}
+    # Its gateway for MCP looks at every tool, and needs a package that LiteLLM does not bring: without it no tool could be called.
+    ours = {"num_retries": 0, "max_retries": 0, "_skip_mcp_handler": True}
+    return {"timeout": options.timeout_s, "drop_params": options.drop_params, **params, **ours}

@@ -24,6 +24,7 @@ from router import logs, render, wire
 from router.apis import CHAT, Api, api_of
 from router.door import Door
 from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
+from router.openapi import operation
 from router.options import ServerOptions
 from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
 from router.purse import Purse
@@ -43,11 +44,6 @@ PATHS = (
     "/ready",
 )
 
-BODIES: Mapping[str, Any] = {
-    "/v1/feedback": {"requestBody": {"required": True, "content": {"application/json": {"schema": wire.FEEDBACK_SCHEMA}}}},
-}
-"""By path: the body that a client sends, for the OpenAPI document; handlers read it themselves."""
-
 
 def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Door | None = None) -> FastAPI:
     """The application, open to all without a door. It closes the pipeline and the door when it is shut down."""
@@ -64,7 +60,7 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
     app.state.door = door
     service = Service(pipeline, server or ServerOptions(), door)
     for method, path, handler in service.routes():
-        app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=BODIES.get(path))
+        app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
     app.add_exception_handler(HTTPException, _no_such_path)
     return app
 

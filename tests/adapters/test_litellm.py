@@ -152,7 +152,8 @@ async def test_what_a_provider_does_not_support_is_refused_or_dropped() -> None:
 
 async def test_tool_calls_come_whole(make: Make) -> None:
     """The same message, plain and streamed."""
-    plain, (live, _) = await answered(make("tools"), ASK), await streamed(make("tools"), ASK)
+    asked = ASK.but(extra={"tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]})
+    plain, (live, _) = await answered(make("tools"), asked), await streamed(make("tools"), asked)
     for choice in (plain.choices[0], live.choices[0]):
         assert choice.finish_reason == "tool_calls"
         (called,) = (choice.message or {})["tool_calls"]
