@@ -29,7 +29,7 @@ from difficulty.learn import fit_scores
 from difficulty.probe import Estimate
 from policies.policy import Optimiser
 from router.assembly import parts
-from router.baselines import Array, Log, Method, baselines, cost_at, single
+from router.baselines import Array, Log, Method, baselines, best_of, cost_at, single
 from router.config import load
 from router.evaluate import resampled
 from router.offline import at
@@ -38,8 +38,10 @@ from router.play import estimates_of, play
 
 NAME = "fleet_cost"
 POLICY, LARGE = "balanced", "large"
-MULTIPLIERS = tuple(2.0 ** (k / 2) for k in range(-4, 9))
-ABLATED = (0.25, 0.5, 1.0, 2.0, 4.0)
+MULTIPLIERS = (0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0, 3.0, 4.5, 7.0)
+ABLATED = (0.25, 0.6, 1.4, 4.5)
+PUZZLES_ABLATED = 800
+NEVER = 1e9
 NOISE = 2.0
 """Standard deviation of what is added to the log-odds of a degraded verifier."""
 Rows = Sequence[Mapping[str, Any]]
@@ -79,10 +81,10 @@ def main() -> None:
         return
     world = opened(rows)
     engine, others = world.frontier("the policy", MULTIPLIERS), baselines(_log(world), [world.policy], LARGE)
-    ablated = [
-        without.frontier(name, ABLATED) for name, without in tqdm([("the policy", world), *ablations(world)], desc="ablations", leave=False)
-    ]
-    figures = study(world, engine, others, ablated)
+    fewer = replace(world, rows=rows[:PUZZLES_ABLATED])
+    parts_off = [("the policy", fewer), *ablations(fewer)]
+    ablated = [without.frontier(name, ABLATED) for name, without in tqdm(parts_off, desc="ablations", leave=False)]
+    figures = study(world, engine, others) | without_a_part(fewer, ablated)
     _draw(engine, others)
     publish(NAME, figures, page(figures))
 
@@ -165,11 +167,9 @@ def _noisy(world: World) -> World:
 # --- the figures --------------------------------------------------------------------------------------------------------
 
 
-def study(world: World, engine: Method, others: Sequence[Method], ablated: Sequence[Method]) -> dict[str, Any]:
-    """All of them. Costs are in US dollars for a million prompts."""
-    weights = resampled([row["group"] for row in world.rows])
-    targets = {"large once": single(_log(world), LARGE), "best of 16": next(m for m in others if m.name == "best of 16, small by reward")}
-    whole, *without = ablated
+def study(world: World, engine: Method, others: Sequence[Method]) -> dict[str, Any]:
+    """Against every other method. Costs are in US dollars for a million prompts."""
+    weights, targets = resampled([row["group"] for row in world.rows]), _targets(world, others)
     return {
         "puzzles": len(world.rows),
         "frontier": [
@@ -181,8 +181,28 @@ def study(world: World, engine: Method, others: Sequence[Method], ablated: Seque
         },
         "paid": {name: {m.name: _over(m, target, target, weights) for m in [engine, *others]} for name, target in targets.items()},
         "against": {name: {m.name: _over(engine, m, target, weights) for m in others} for name, target in targets.items()},
+    }
+
+
+def without_a_part(world: World, ablated: Sequence[Method]) -> dict[str, Any]:
+    """What each ablation pays for the same accuracy, over what the whole policy (the first of them) does."""
+    weights, (whole, *without) = resampled([row["group"] for row in world.rows]), ablated
+    targets = _targets(world, [best_of_16(world)])
+    return {
+        "puzzles_ablated": len(world.rows),
         "without": {name: {m.name: _over(m, whole, target, weights) for m in without} for name, target in targets.items()},
     }
+
+
+def _targets(world: World, others: Sequence[Method]) -> dict[str, Method]:
+    best = next(m for m in others if m.name == "best of 16, small by reward")
+    return {"large once": single(_log(world), LARGE), "best of 16": best}
+
+
+def best_of_16(world: World) -> Method:
+    """The fixed plan that is to be matched."""
+    found = best_of(_log(world), "small", "reward", 16)
+    return Method("best of 16, small by reward", found.right[None], found.cost[None])
 
 
 def _over(method: Method, other: Method, target: Method, weights: Array) -> list[float] | None:
@@ -196,8 +216,9 @@ def _pays(method: Method, target: Method, weights: Array) -> Array:
 
 
 def _interval(values: Array) -> list[float]:
+    """[value, low, high]; a bound beyond which it is never reached is NEVER."""
     low, high = np.nanquantile(values[1:], [0.025, 0.975], method="inverted_cdf")
-    return [float(values[0]), float(low), float(high)]
+    return [float(v) if np.isfinite(v) else NEVER for v in (values[0], low, high)]
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------
@@ -227,7 +248,12 @@ def page(figures: Mapping[str, Any]) -> str:
         ]
     names = list(figures["targets"])
     rows = [[part, *(_text(figures["without"][name][part]) for name in names)] for part in figures["without"][names[0]]]
-    lines += ["## Without a part", "", "Cost at equal accuracy over that of the whole policy.", ""]
+    lines += [
+        "## Without a part",
+        "",
+        f"Cost at equal accuracy over that of the whole policy, on the first {figures['puzzles_ablated']:,} puzzles.",
+        "",
+    ]
     lines += [table(["", *(f"at {name}" for name in names)], rows), "", "## The dial", ""]
     dial = [[f"x {p['multiplier']:.3g}", interval(p["right"]), interval(p["cost"], ".1f")] for p in figures["frontier"]]
     return "\n".join([*lines, table(["a dollar counts", "right (95 %)", "$ a million (95 %)"], dial)])
@@ -236,7 +262,7 @@ def page(figures: Mapping[str, Any]) -> str:
 def _text(value: Sequence[float] | None) -> str:
     if value is None:
         return "never"
-    return interval(value, ".2f").replace("inf", "never")
+    return interval(value, ".2f").replace(f"{NEVER:.2f}", "never")
 
 
 def _draw(engine: Method, others: Sequence[Method]) -> None:
