@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr
 
-from adapters.errors import BackendError, BackendTimeout
+from adapters.errors import BackendError, BackendRefused, BackendTimeout
 from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, with_usage
 from adapters.options import RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
@@ -23,6 +23,13 @@ from adapters.types import Call, ChatRequest, Delta, Features, Price
 
 CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicyViolationError": "content_policy_violation"}
 """LiteLLM's names for refusals that have a code of their own in OpenAI's API."""
+
+REQUEST_FIELDS = frozenset(
+    {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "metadata", "modalities", "parallel_tool_calls", "prediction"}
+    | {"presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier"}
+    | {"service_tier", "store", "thinking", "tool_choice", "tools", "top_logprobs", "user", "verbosity", "web_search_options"}
+)
+"""What a caller may say beyond the typed fields. LiteLLM takes addresses, keys and headers by the same door, so no other name passes."""
 
 SECRET = ("key", "secret", "token", "password")
 """Arguments with one of these in their name are never shown."""
@@ -36,6 +43,9 @@ class LiteLLMOptions(RemoteOptions):
     api_base: str | None = Field(None, description="where the provider's API is, if not where LiteLLM thinks")
     drop_params: bool = Field(False, description="leave out what the provider does not support, instead of refusing the request")
     litellm_params: dict[str, Any] = Field({}, description="further arguments of litellm.acompletion; texts may be os.environ/NAME")
+    request_fields: frozenset[str] = Field(
+        frozenset(), description="further fields of a caller's request that are passed on; never one that says where to go or with what key"
+    )
     native_n: bool = Field(False, description="the provider draws several answers in one call")
     continues_prefix: bool = Field(False, description="the provider goes on from a last message of the assistant's (`prefix: true`)")
     logprobs: bool = Field(False, description="the provider gives log-probabilities")
@@ -52,6 +62,7 @@ class LiteLLMBackend:
         context = options.max_context or (line.max_context if line else None)
         self.features = Features(options.continues_prefix, options.native_n, options.logprobs, context, options.max_tokens)
         self._params = _params(name, options)
+        self._request_fields = REQUEST_FIELDS | options.request_fields
         self._secrets = [v for k, v in self._params.items() if isinstance(v, str) and any(word in k for word in SECRET)]
         self._litellm = import_litellm()
 
@@ -90,6 +101,7 @@ class LiteLLMBackend:
 
     async def _ask(self, request: ChatRequest, call: Call, *, stream: bool) -> Any:
         """LiteLLM's answer or stream. The prompt is charged from here on, unless the provider did not take it."""
+        self._check_fields(request)
         body = body_of(request, self._options.model, self._options.max_tokens)
         if request.continue_final:
             body["messages"][-1] = {**body["messages"][-1], "prefix": True}
@@ -99,6 +111,12 @@ class LiteLLMBackend:
         except self._litellm.exceptions.openai.OpenAIError as error:
             call.input_tokens, call.estimated = 0, False
             raise self._error(error) from None
+
+    def _check_fields(self, request: ChatRequest) -> None:
+        """Raises BackendRefused for a field that LiteLLM might take for an instruction of the operator's."""
+        if wrong := sorted(request.extra.keys() - self._request_fields):
+            message = f"the field '{wrong[0][:80]}' is not passed on; an operator may allow it by request_fields"
+            raise BackendRefused(self.name, message, code="unknown_parameter")
 
     def _charge(self, call: Call, cost_usd: float | None) -> None:
         """LiteLLM's figure knows of cached prompts and the like; a configured price wins over it."""

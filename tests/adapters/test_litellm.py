@@ -187,3 +187,29 @@ async def test_leaving_a_stream_keeps_what_came(make: Make, stub: StubServer) ->
     await stream.aclose()  # type: ignore[attr-defined]
     await asyncio.wait_for(stub.disconnected.wait(), 5)
     assert [(c.text, c.finish_reason) for c in call.choices] == [("river", "cancelled")]
+
+
+# --- what a caller may say ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "extra_headers", "mock_response", "custom_llm_provider", "fallbacks", "proxy"])
+async def test_a_caller_cannot_tell_litellm_where_to_go(make: Make, stub: StubServer, name: str) -> None:
+    """LiteLLM takes addresses, keys and more beside a request's fields; from a caller they are refused, and nothing is sent anywhere."""
+    async with StubServer() as elsewhere:
+        request = ASK.but(extra={name: elsewhere.url})
+        with pytest.raises(BackendRefused, match=f"'{name}'") as refused:
+            await answered(make(), request)
+        with pytest.raises(BackendRefused):
+            await streamed(make(), request)
+        assert refused.value.status == 400
+        assert elsewhere.requests == stub.requests == []
+
+
+async def test_a_field_that_the_operator_lets_through_reaches_the_provider(make: Make, stub: StubServer) -> None:
+    """`request_fields` adds to OpenAI's own fields; LiteLLM sends them on."""
+    request = ASK.but(extra={"top_k": 3, "reasoning_effort": "low"})
+    with pytest.raises(BackendRefused, match="'top_k'"):
+        await answered(make(), request)
+    await answered(make(request_fields=["top_k"], litellm_params={"allowed_openai_params": ["reasoning_effort"]}), request)
+    (sent,) = stub.requests
+    assert sent["top_k"] == 3
