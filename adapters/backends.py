@@ -1,5 +1,7 @@
 """The kinds of backends, how each is built from its options, and which kind a configuration means that does not say.
 
+What is behind a network is guarded, stands in a pool (of one, where no `deployments` are given), and has its fallbacks around it.
+
 A new kind is a file of its own and a line in each of the two tables here. What a backend is, is in `types.py`.
 """
 
@@ -7,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from adapters.fallbacks import Fallbacks
 from adapters.guarded import Guarded
 from adapters.litellm import LiteLLMBackend, LiteLLMOptions
 from adapters.local import LocalBackend, LocalOptions
 from adapters.model_folder import PACKAGE_ROOT
 from adapters.openai import OpenAIBackend, OpenAIOptions
-from adapters.options import RemoteOptions
+from adapters.options import RemoteOptions, Resilience
+from adapters.pool import Pool
 from adapters.replay import ReplayBackend, ReplayOptions
 from adapters.scripted import ScriptedBackend, ScriptedOptions
 from adapters.types import Backend
@@ -29,10 +33,12 @@ LOCAL_PREFIXES = ("fleet/", HUB_PREFIX, "./", "../", "/")
 def backend_kind(config: Mapping[str, Any]) -> str:
     """The kind that a configuration means: the one it says, else the one that its model's name or address points to.
 
-    `fleet/...`, `hf/...` or a folder that exists: local; `openai/...` or anything with a base_url: openai; any other: litellm.
+    `deployments`: pool; `fleet/...`, `hf/...` or a folder that exists: local; `openai/...` or a base_url: openai; any other: litellm.
     """
     if "kind" in config:
         return str(config["kind"])
+    if "deployments" in config:
+        return "pool"
     model = str(config.get("model", ""))
     if "base_url" in config:
         return "openai"
@@ -55,16 +61,39 @@ def _hub_name(value: Any) -> Any:
     return value
 
 
+RemoteKind = Annotated[
+    Annotated[OpenAIOptions, Tag("openai")] | Annotated[LiteLLMOptions, Tag("litellm")],
+    Discriminator(
+        _tag, custom_error_type="deployment_kind", custom_error_message="a deployment has a model; its kind is openai or litellm"
+    ),
+]
+
+
+class PoolOptions(Resilience):
+    """One model at several places."""
+
+    kind: Literal["pool"] = "pool"
+    deployments: Mapping[str, RemoteKind] = Field(min_length=1, description="by a name of your own, each as a backend behind a network")
+
+    @model_validator(mode="after")
+    def _resilience_of_the_whole(self) -> PoolOptions:
+        for name, deployment in self.deployments.items():
+            if wrong := sorted(Resilience.model_fields.keys() & deployment.model_fields_set):
+                raise ValueError(f"{wrong[0]} of deployment '{name}' holds for the backend as a whole; write it beside deployments")
+        return self
+
+
 BackendOptions = Annotated[
     Annotated[LocalOptions, BeforeValidator(_hub_name), Tag("local")]
     | Annotated[OpenAIOptions, Tag("openai")]
     | Annotated[LiteLLMOptions, Tag("litellm")]
+    | Annotated[PoolOptions, Tag("pool")]
     | Annotated[ReplayOptions, Tag("replay")]
     | Annotated[ScriptedOptions, Tag("scripted")],
     Discriminator(
         _tag,
         custom_error_type="backend_kind",
-        custom_error_message="a backend is a mapping with a model; its kind is local, openai, litellm, replay or scripted",
+        custom_error_message="a backend is a mapping with a model, or deployments; its kind is local, openai, litellm, replay or scripted",
     ),
 ]
 """A backend in a configuration, as a field's type: `backends: dict[str, BackendOptions]`."""
@@ -78,12 +107,30 @@ KINDS: dict[type, Callable[[str, Any], Backend]] = {
 }
 
 
+def build_backends(options: Mapping[str, BackendOptions]) -> dict[str, Backend]:
+    """All backends of a configuration, each with those that answer in its place."""
+    alone = {name: build_backend(name, one) for name, one in options.items()}
+    return {name: _with_fallbacks(alone, name, one) for name, one in options.items()}
+
+
 def build_backend(name: str, options: BackendOptions) -> Backend:
-    """The backend that the options describe, guarded if it is behind a network. Models and connections are opened when first used.
+    """The backend that the options describe, without its fallbacks. Models and connections are opened when first used.
 
     Raises MissingExtra if a key, a file or a package that it needs is not there.
     """
+    if isinstance(options, PoolOptions):
+        return Pool(name, [_guarded(f"{name}/{part}", one) for part, one in options.deployments.items()], options)
+    if isinstance(options, RemoteOptions):
+        return Pool(name, [_guarded(name, options)], options)
+    return KINDS[type(options)](name, options)
+
+
+def _guarded(name: str, options: RemoteOptions) -> Backend:
     backend = KINDS[type(options)](name, options)
-    if not isinstance(options, RemoteOptions):
-        return backend
     return Guarded(backend, timeout_s=options.timeout_s, max_concurrency=options.max_concurrency, max_waiting=options.max_waiting)
+
+
+def _with_fallbacks(alone: Mapping[str, Backend], name: str, options: BackendOptions) -> Backend:
+    if not isinstance(options, Resilience) or not options.fallbacks:
+        return alone[name]
+    return Fallbacks(alone[name], [alone[other] for other in options.fallbacks], options.fallback_on)

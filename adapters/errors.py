@@ -2,7 +2,8 @@
 
 AdapterError
 ├── BackendError            a backend did not answer; `retryable` says whether the same call may work later
-│   ├── BackendUnavailable  no connection, 5xx, 429, overload          (retryable)
+│   ├── BackendUnavailable  no connection, 5xx, 429                    (retryable)
+│   │   └── BackendBusy     our own queue before it is full            (retryable; says nothing of the backend's health)
 │   ├── BackendTimeout      no answer within the backend's time        (retryable)
 │   ├── BackendRefused      the request is not acceptable to it (4xx)  (final; the message is meant for the caller)
 │   └── BackendMalformed    an answer that is none: bad JSON, no choices, cut off (retryable)
@@ -33,7 +34,11 @@ class BackendError(AdapterError):
 
 
 class BackendUnavailable(BackendError):
-    """No connection, a 5xx or 429, or too many requests waiting."""
+    """No connection, a 5xx or 429, or left alone after failures."""
+
+
+class BackendBusy(BackendUnavailable):
+    """Too many requests waiting, or waited in vain for its turn: the limit is ours, so it is no failure of the backend's."""
 
 
 class BackendTimeout(BackendError):

@@ -10,10 +10,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import TypeVar, cast
 
-from adapters.errors import BackendTimeout, BackendUnavailable
+from adapters.errors import BackendBusy, BackendTimeout
 from adapters.types import Backend, Call, ChatRequest, Delta
 
 T = TypeVar("T")
+
+COME_BACK_S = 1.0
+"""What a caller is told who is turned away: the queue moves with every answer."""
 
 
 class Guarded:
@@ -28,14 +31,20 @@ class Guarded:
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
         """The whole call, its wait in the queue included, within the time."""
-        await self._within_time(self._in_turn(request, call))
+        until = asyncio.get_running_loop().time() + self._timeout_s
+        await self._enter(until)
+        try:
+            await self._within_time(self.backend.complete(request, call), until)
+        finally:
+            self._slots.release()
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """Each next delta within the time: a long answer is no fault, a silent one is."""
-        await self._within_time(self._enter())
+        now = asyncio.get_running_loop().time
+        await self._enter(now() + self._timeout_s)
         try:
             async with aclosing(cast(AsyncGenerator[Delta], self.backend.stream(request, call))) as deltas:
-                while (delta := await self._within_time(anext(deltas, None))) is not None:
+                while (delta := await self._within_time(anext(deltas, None), now() + self._timeout_s)) is not None:
                     yield delta
         finally:
             self._slots.release()
@@ -48,26 +57,23 @@ class Guarded:
         """Close the backend."""
         await self.backend.aclose()
 
-    async def _in_turn(self, request: ChatRequest, call: Call) -> None:
-        await self._enter()
-        try:
-            await self.backend.complete(request, call)
-        finally:
-            self._slots.release()
-
-    async def _enter(self) -> None:
+    async def _enter(self, until: float) -> None:
         """Wait for a slot, if there is room to wait."""
         if self._slots.locked() and self._waiting >= self._max_waiting:
-            raise BackendUnavailable(self.name, f"too many requests waiting ({self._waiting})")
+            raise BackendBusy(self.name, f"too many requests waiting ({self._waiting})", retry_after_s=COME_BACK_S)
         self._waiting += 1
         try:
-            await self._slots.acquire()
+            async with asyncio.timeout_at(until):
+                await self._slots.acquire()
+        except TimeoutError:
+            message = f"no turn within {self._timeout_s:g} s, with {self._waiting} requests waiting"
+            raise BackendBusy(self.name, message, retry_after_s=COME_BACK_S) from None
         finally:
             self._waiting -= 1
 
-    async def _within_time(self, work: Awaitable[T]) -> T:
+    async def _within_time(self, work: Awaitable[T], until: float) -> T:
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
+            async with asyncio.timeout_at(until) as limit:
                 return await work
         except TimeoutError:
             if not limit.expired():

@@ -106,24 +106,15 @@ class Judge:
         return replies
 
     async def _one_call(self, asked: ChatRequest, call: Call) -> list[str]:
-        own = Call(self.price)
+        own = Call(self.price, may=call.may)
         try:
             await self._backend.complete(asked, own)
         except BackendError:
             if not own.choices:
                 raise
         finally:
-            _charge(call, own)
+            call.charge(own)
         return [choice.text for choice in own.choices if is_finished(choice)]
-
-
-def _charge(call: Call, own: Call) -> None:
-    """Add one grading to the whole. A price that the provider reported for some makes the others' list price part of the report."""
-    if own.reported_usd is not None or call.reported_usd is not None:
-        call.reported_usd = call.cost_usd + own.cost_usd
-    call.input_tokens += own.input_tokens
-    call.output_tokens += own.output_tokens
-    call.estimated |= own.estimated
 
 
 def _filled(template: str, values: dict[str, str]) -> str:

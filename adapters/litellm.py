@@ -25,7 +25,17 @@ CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicy
 """LiteLLM's names for refusals that have a code of their own in OpenAI's API."""
 
 REQUEST_FIELDS = frozenset(
-    {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "metadata", "modalities", "parallel_tool_calls", "prediction"}
+    {
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "metadata",
+        "modalities",
+        "parallel_tool_calls",
+        "prediction",
+    }
     | {"presence_penalty", "prompt_cache_key", "prompt_cache_retention", "reasoning_effort", "response_format", "safety_identifier"}
     | {"service_tier", "store", "thinking", "tool_choice", "tools", "top_logprobs", "user", "verbosity", "web_search_options"}
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -50,7 +50,29 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-class RemoteOptions(Options):
+FallbackOn = Literal["failure", "context_length", "content_filter"]
+
+
+class Resilience(Options):
+    """How a backend behind a network stays up: what `pool.py` does about what fails or is slow, and `fallbacks.py` after that."""
+
+    attempts: int = Field(2, ge=1, le=10, description="requests at most for one answer, the first and a hedge included")
+    allowed_fails: int = Field(3, ge=1, description="failures in a row after which a deployment is left alone")
+    cooldown_s: float = Field(30, gt=0, description="so long; then one request tries whether it is back")
+    hedge: float = Field(
+        0,
+        ge=0,
+        le=0.5,
+        description="share of requests asked a second time beside, where slower than 95 % of the last ones; 0.05 is usual",
+    )
+    fallbacks: tuple[str, ...] = Field((), description="backends that answer in its place, in this order; their own are not followed")
+    fallback_on: frozenset[FallbackOn] = Field(
+        frozenset({"failure"}),
+        description="failure: down, or refuses our key; context_length: prompt too long; content_filter",
+    )
+
+
+class RemoteOptions(Resilience):
     """What all backends behind a network share. `guarded.py` applies the time and the concurrency."""
 
     model: str = Field(min_length=1)

@@ -7,9 +7,9 @@ or fails half-way is still paid for what it produced, and answers that were fini
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Message = Mapping[str, Any]
 """One chat message in OpenAI's wire shape: `role`, `content` (text or parts), `tool_calls`, ..."""
@@ -100,6 +100,25 @@ class Price:
         return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One of the requests that a call made of what stands behind a backend's name, as it was paid for."""
+
+    deployment: str
+    kind: Literal["first", "retry", "hedge", "fallback"]
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    latency_s: float
+    """Until it began to answer, for a stream; else until it was over."""
+    outcome: str
+    """`ok`, `cancelled`, or the name of the error."""
+
+
+async def _freely(backend: Backend, after_s: float, more: bool) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class Call:
     """What one call to a backend or verifier has used and produced so far. Written by the adapter, read by the run."""
@@ -112,6 +131,19 @@ class Call:
     estimated: bool = False
     """The tokens were counted or estimated here, because the provider did not report them."""
     choices: list[Choice] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    """Each request made, where a backend may make several for one call."""
+    may: Callable[[Backend, float, bool], Awaitable[bool]] = _freely
+    """Whether a further attempt of this backend may begin after so many seconds; with `more`, the price of one is not yet set aside."""
+
+    def charge(self, part: Call) -> None:
+        """Take over what a part of this call has used."""
+        if part.reported_usd is not None or self.reported_usd is not None or part.price != self.price:
+            self.reported_usd = self.cost_usd + part.cost_usd
+        self.input_tokens += part.input_tokens
+        self.output_tokens += part.output_tokens
+        self.estimated |= part.estimated
+        self.attempts += part.attempts
 
     @property
     def cost_usd(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.backends import build_backend
+from adapters.backends import build_backends
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
 from adapters.event_log import EventWriter, FileSink, RedisSink, Sink
@@ -47,7 +47,7 @@ def assemble(config: Config) -> Router:
 
 def parts(config: Config) -> Parts:
     """Everything that the configuration names. Raises AdapterError, DifficultyError or CurvesError."""
-    backends = {name: build_backend(name, options) for name, options in config.backends.items()}
+    backends = build_backends(config.backends)
     verifiers = {name: build_verifier(name, options, backends) for name, options in config.verifiers.items()}
     sold = market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves())
     probe = open_probe(config.probe, sold.by_price(backends))

@@ -93,6 +93,7 @@ def check_references(config: Config) -> Iterator[str]:
     yield from _missing("shadow.backend", "backend", config.shadow.backend if config.shadow else None, config.backends)
     for name in config.probe.strength:
         yield from _missing("probe.strength", "backend", name, config.backends)
+    yield from _check_fallbacks(config)
     for name, options in config.verifiers.items():
         yield from _missing(f"verifiers.{name}.backend", "backend", getattr(options, "backend", None), config.backends)
     for name, policy in config.policies.items():
@@ -108,6 +109,15 @@ def _check_names(config: Config) -> Iterator[str]:
             yield f"backends.{name}: this name stands for a policy in requests; choose another"
         if name in config.verifiers:
             yield f"verifiers.{name}: a backend has this name too; choose another"
+
+
+def _check_fallbacks(config: Config) -> Iterator[str]:
+    """Those that answer in a backend's place are there, and are others."""
+    for name, options in config.backends.items():
+        for i, other in enumerate(getattr(options, "fallbacks", ())):
+            yield from _missing(f"backends.{name}.fallbacks[{i}]", "backend", other, config.backends)
+            if other == name:
+                yield f"backends.{name}.fallbacks[{i}]: a backend cannot answer in its own place; name another"
 
 
 def _plans(policy: Policy) -> Iterator[tuple[str, Plan]]:

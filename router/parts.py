@@ -87,7 +87,7 @@ class Parts:
 async def _state(part: object) -> str:
     load: Awaitable[None] | None = part.load() if hasattr(part, "load") else None
     if load is None:
-        return "ok"
+        return str(part.state()) if hasattr(part, "state") else "ok"
     try:
         await load
     except Exception as error:  # any failure to load is what readiness has to report

@@ -207,6 +207,7 @@ def headers(ask: Ask, outcome: Outcome) -> dict[str, str]:
         "cost-usd": f"{outcome.cost_usd:.8f}",
         "overhead-ms": str(_ms(outcome.overhead_s)),
         "cache": "hit" if outcome.cached else "miss",
+        "attempted-fallbacks": str(_attempts(outcome, "fallback") + sum(name.startswith("backend:") for name in outcome.degraded)),
         "truncated-by": outcome.truncated_by,
         "degraded": ",".join(outcome.degraded),
         **(_verbose(outcome) if ask.verbose else {}),
@@ -223,7 +224,14 @@ def _verbose(outcome: Outcome) -> dict[str, str | None]:
         "latency-ms": str(_ms(outcome.latency_s)),
         "input-tokens": str(outcome.input_tokens),
         "output-tokens": str(outcome.output_tokens),
+        "attempted-retries": str(_attempts(outcome, "retry")),
+        "attempted-hedges": str(_attempts(outcome, "hedge")),
     }
+
+
+def _attempts(outcome: Outcome, kind: str) -> int:
+    """How many requests of this kind the calls of an answer took."""
+    return sum(attempt["kind"] == kind for call in outcome.decision.get("calls", ()) for attempt in call.get("attempts", ()))
 
 
 def header_value(text: str) -> str:

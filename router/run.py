@@ -11,12 +11,12 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from adapters.errors import BackendError, BackendMalformed, VerifierError
-from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
+from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from policies.plans import Plan
 from router.candidates import Candidate
 from router.ceiling import Limit, Terms, answer_tariff, scoring_usd
@@ -55,6 +55,8 @@ class CallRecord:
     outcome: str
     """`ok`, `cancelled`, or the name of the error."""
     estimated: bool = False
+    attempts: tuple[Attempt, ...] = ()
+    """The requests that the call consists of, where a backend makes several: who was asked, who answered, and what each cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +256,41 @@ class Run:
         target = self.backends[backend]
         call = Call(target.price)
         try:
-            async with self._metered("generate", backend, call, request.n):
-                await (self._stream(target, request, call) if live else target.complete(request, call))
-                if not call.choices:
-                    raise BackendMalformed(backend, "the answer holds no choice")
+            with self._more_for(call, request):
+                async with self._metered("generate", backend, call, request.n):
+                    await (self._stream(target, request, call) if live else target.complete(request, call))
+                    if not call.choices:
+                        raise BackendMalformed(backend, "the answer holds no choice")
         except (OutOfBudget, BackendError):
             if not call.choices:
                 raise
+        self.degraded |= {f"fallback:{one.deployment}" for one in call.attempts if (one.kind, one.outcome) == ("fallback", "ok")}
         return call.choices[: request.n]
+
+    @contextmanager
+    def _more_for(self, call: Call, request: ChatRequest) -> Iterator[None]:
+        """Lets a call make further attempts, as far as deadline, money and key allow; what is set aside for them is free again after it."""
+        with ExitStack() as held:
+
+            async def may(backend: Backend, after_s: float, more: bool) -> bool:
+                if after_s >= self.limits.latency_s - self.elapsed_s or not self.purse.key.may_buy(backend.name):
+                    return False
+                return not more or await self._hold_more(backend, request, held)
+
+            call.may = may
+            yield
+
+    async def _hold_more(self, backend: Backend, request: ChatRequest, held: ExitStack) -> bool:
+        """Set the worst cost of one more attempt aside, here and with the key; False where there is not so much."""
+        terms = self._terms(backend.name, request, None)
+        worst = terms.cost(request.n, terms.longest)
+        if worst.usd > self._left_usd:
+            return False
+        held.enter_context(self._set_aside(worst.usd))
+        if await self.purse.cover(worst, lambda: self.cost, None) != "held":
+            return False
+        held.callback(self.purse.release, worst)
+        return True
 
     async def _stream(self, backend: Backend, request: ChatRequest, call: Call) -> None:
         """Passes the deltas on. What the client has seen when the deadline cuts it off counts as an answer, if only a part."""
@@ -303,7 +332,7 @@ class Run:
         finally:
             self.calls.append(
                 CallRecord(kind, target, n, call.input_tokens, call.output_tokens, call.cost_usd, started,
-                           self.elapsed_s - started, outcome, call.estimated)
+                           self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts))
             )  # fmt: skip
 
 

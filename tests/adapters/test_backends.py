@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from adapters.backends import BackendOptions, backend_kind, build_backend
+from adapters.backends import BackendOptions, backend_kind, build_backend, build_backends
+from adapters.errors import BackendUnavailable
+from adapters.fallbacks import Fallbacks
 from adapters.guarded import Guarded
 from adapters.local import LocalBackend, LocalOptions
 from adapters.openai import OpenAIBackend, OpenAIOptions
+from adapters.pool import Pool
 from adapters.scripted import ScriptedBackend, ScriptedOptions
 from adapters.types import Call, ChatRequest, Price
 
@@ -37,6 +40,7 @@ KINDS: list[tuple[dict[str, Any], str]] = [
     ({"model": "gpt-4o"}, "litellm"),
     ({"kind": "litellm", "model": "openai/gpt-4o-mini"}, "litellm"),
     ({"kind": "scripted"}, "scripted"),
+    ({"deployments": {"eu": {"model": "openai/gpt-4o-mini"}}}, "pool"),
     ({"kind": "replay", "path": "x.jsonl"}, "replay"),
 ]
 
@@ -86,12 +90,14 @@ def test_what_is_wrong_is_said_with_its_path(config: Any, place: tuple[str, ...]
     assert said in error["msg"]
 
 
-async def test_backends_behind_a_network_are_guarded() -> None:
+async def test_backends_behind_a_network_are_guarded_and_stand_in_a_pool() -> None:
     """Time limit and queue stand around remote backends; local and scripted ones look after themselves or need none."""
     remote = build_backend("b", OpenAIOptions(model="gpt-4o-mini", timeout_s=5, max_concurrency=2, max_waiting=1))
-    assert isinstance(remote, Guarded)
-    assert isinstance(remote.backend, OpenAIBackend)
-    assert (remote.name, remote.price, remote.features) == ("b", remote.backend.price, remote.backend.features)
+    assert isinstance(remote, Pool)
+    guarded = remote.deployments[0].backend
+    assert isinstance(guarded, Guarded)
+    assert isinstance(guarded.backend, OpenAIBackend)
+    assert (remote.name, remote.price, remote.features) == ("b", guarded.price, guarded.features)
     assert isinstance(build_backend("b", LocalOptions(model="fleet/small")), LocalBackend)
     scripted = build_backend("b", parsed(kind="scripted", answers=["yes"], price={"output_usd_per_mtok": 2e6}))
     assert isinstance(scripted, ScriptedBackend)
@@ -106,3 +112,28 @@ async def test_a_configured_length_is_known_to_whoever_reckons_the_worst_case(ki
     backend = build_backend("m", parsed(kind=kind, model="m", api_key="k", max_tokens=77))
     assert backend.features.max_tokens == 77
     await backend.aclose()
+
+
+async def test_deployments_share_a_name_and_the_options_of_the_whole() -> None:
+    """Each is built as a backend behind a network, under `backend/deployment`; what holds for all of them is not said for one."""
+    place = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "price": {"input_usd_per_mtok": 1}}
+    pool = build_backend("b", parsed(deployments={"eu": place, "us": {**place, "price": {"output_usd_per_mtok": 2}}}, attempts=3))
+    assert isinstance(pool, Pool)
+    assert [deployment.backend.name for deployment in pool.deployments] == ["b/eu", "b/us"]
+    assert pool.price == Price(1, 2)  # the dearest of both, so that no ceiling is overrun
+    for wrong, said in (({"attempts": 3}, "write it beside deployments"), ({"kind": "local"}, "openai or litellm")):
+        with pytest.raises(ValidationError, match=said):
+            parsed(deployments={"eu": {**place, **wrong}})
+
+
+async def test_fallbacks_are_built_around_backends() -> None:
+    """Those named answer in a backend's place; theirs are not followed, so that no chain has an end in itself."""
+    place = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    built = build_backends({"a": parsed(**place, fallbacks=["b"]), "b": parsed(**place, fallbacks=["a"])})
+    assert all(isinstance(backend, Fallbacks) for backend in built.values())
+    assert [type(backend.backend) for backend in built.values() if isinstance(backend, Fallbacks)] == [Pool, Pool]
+    with pytest.raises(BackendUnavailable, match="'a'"):
+        await built["a"].complete(ChatRequest(messages=({"role": "user", "content": "?"},)), call := Call(Price()))
+    assert [(one.deployment, one.kind) for one in call.attempts] == [("a", "first"), ("a", "retry"), ("b", "fallback"), ("b", "fallback")]
+    for backend in built.values():
+        await backend.aclose()

@@ -192,7 +192,9 @@ async def test_leaving_a_stream_keeps_what_came(make: Make, stub: StubServer) ->
 # --- what a caller may say ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["api_base", "base_url", "api_key", "extra_headers", "mock_response", "custom_llm_provider", "fallbacks", "proxy"])
+@pytest.mark.parametrize(
+    "name", ["api_base", "base_url", "api_key", "extra_headers", "mock_response", "custom_llm_provider", "fallbacks", "proxy"]
+)
 async def test_a_caller_cannot_tell_litellm_where_to_go(make: Make, stub: StubServer, name: str) -> None:
     """LiteLLM takes addresses, keys and more beside a request's fields; from a caller they are refused, and nothing is sent anywhere."""
     async with StubServer() as elsewhere:

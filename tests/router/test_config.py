@@ -67,14 +67,14 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_backend_and_verifier_can_be_built(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the keys that a file names in the environment, its parts are built, and each backend has a price."""
-    from adapters.backends import build_backend
+    from adapters.backends import build_backends
     from adapters.verifiers import build_verifier
 
     monkeypatch.setattr("adapters.litellm.import_litellm", lambda: None)  # 5 s, and nothing is called here
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "test")
     config = load(path)
-    backends = {name: build_backend(name, options) for name, options in config.backends.items()}
+    backends = build_backends(config.backends)
     assert all(backend.price.output_usd_per_mtok > 0 for backend in backends.values())
     assert {build_verifier(name, options, backends).name for name, options in config.verifiers.items()} == set(config.verifiers)
 
@@ -264,3 +264,27 @@ def test_config_is_one_type() -> None:
     """The whole file is described by one JSON schema, for editors."""
     sections = {"backends", "policies", "verifiers", "probe", "cache", "server", "budgets", "log", "feedback", "drift", "shadow"}
     assert sections <= set(Config.model_json_schema()["properties"])
+
+
+def test_a_fallback_that_is_not_there_or_is_the_backend_itself_is_refused(write: Any) -> None:
+    """Both would only be noticed on the day that they are needed."""
+    backends = {**minimal()["backends"], "b": {"model": "openai/m", "fallbacks": ["b", "larg"]}}
+    assert problems(write(minimal(backends=backends))) == [
+        "backends.b.fallbacks[0]: a backend cannot answer in its own place; name another",
+        "backends.b.fallbacks[1]: no backend 'larg'; have 'b', 'large', 'small'; did you mean 'large'?",
+    ]
+
+
+def test_the_resilient_configuration_does_what_its_comments_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deployments in a pool, with another backend after it."""
+    from adapters.backends import build_backends
+    from adapters.fallbacks import Fallbacks
+    from adapters.pool import Pool
+
+    monkeypatch.setattr("adapters.litellm.import_litellm", lambda: None)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "test")
+    main = build_backends(load(CONFIGS / "resilient.yaml").backends)["main"]
+    assert isinstance(main, Fallbacks)
+    assert isinstance(main.backend, Pool)
+    assert [deployment.backend.name for deployment in main.backend.deployments] == ["main/first", "main/second"]

@@ -1,0 +1,113 @@
+"""A backend with others that answer in its place: a chain that is a backend itself.
+
+The others are asked in their order, each once, when the first fails in one of the ways that `fallback_on` names; a stream only before its
+first delta, for what was read cannot be taken back. Where none answers, the first one's error says why.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from typing import cast
+
+from adapters.deployment import blames_us
+from adapters.errors import BackendError, BackendRefused
+from adapters.options import FallbackOn
+from adapters.types import Attempt, Backend, Call, ChatRequest, Delta
+
+CODES = {"context_length_exceeded": "context_length", "content_filter": "content_filter", "content_policy_violation": "content_filter"}
+TOO_LONG = re.compile(r"maximum context length|context (window|size|length)|prompt is too long|too many (input )?tokens", re.IGNORECASE)
+"""What servers say that have no code for it (vLLM, llama.cpp, Anthropic)."""
+
+
+class Fallbacks:
+    """`backend`, and `others` after it; named, priced and featured as the first. The others are closed by whoever made them."""
+
+    def __init__(
+        self, backend: Backend, others: Sequence[Backend], on: Collection[FallbackOn], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name, self.price, self.features = backend.name, backend.price, backend.features
+        self.backend, self._others, self._on, self._clock = backend, others, on, clock
+
+    async def complete(self, request: ChatRequest, call: Call) -> None:
+        """The answer of the first that gives one."""
+        first_error: BackendError | None = None
+        for backend in (self.backend, *self._others):
+            if first_error is not None and not await self._may(backend, request, call):
+                continue
+            try:
+                with self._part(backend, call) as part:
+                    await backend.complete(request, part)
+                return
+            except BackendError as error:
+                first_error = first_error or error
+                if call.choices or not self._helps(error):
+                    break
+        assert first_error is not None, "the first backend is asked in any case"
+        raise first_error
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
+        """The same, streamed."""
+        first_error: BackendError | None = None
+        for backend in (self.backend, *self._others):
+            if first_error is not None and not await self._may(backend, request, call):
+                continue
+            begun = False
+            try:
+                with self._part(backend, call) as part:
+                    async with aclosing(cast(AsyncGenerator[Delta], backend.stream(request, part))) as deltas:
+                        async for delta in deltas:
+                            begun = True
+                            yield delta
+                return
+            except BackendError as error:
+                first_error = error if begun else first_error or error
+                if begun or not self._helps(error):
+                    break
+        assert first_error is not None, "the first backend is asked in any case"
+        raise first_error
+
+    def count_tokens(self, request: ChatRequest) -> int:
+        """As the first backend counts."""
+        return self.backend.count_tokens(request)
+
+    async def aclose(self) -> None:
+        """Close the first backend."""
+        await self.backend.aclose()
+
+    def state(self) -> str:
+        """Of the first backend."""
+        return str(getattr(self.backend, "state", lambda: "ok")())
+
+    def _helps(self, error: BackendError) -> bool:
+        """Whether the configuration wants another backend asked after this error."""
+        if error.retryable or blames_us(error):
+            return "failure" in self._on
+        said = CODES.get(getattr(error, "code", None) or "")
+        if said is None and isinstance(error, BackendRefused) and TOO_LONG.search(error.detail):
+            said = "context_length"
+        return said in self._on
+
+    async def _may(self, backend: Backend, request: ChatRequest, call: Call) -> bool:
+        return backend.features.continues_prefix >= request.continue_final and await call.may(backend, 0.0, True)
+
+    @contextmanager
+    def _part(self, backend: Backend, call: Call) -> Iterator[Call]:
+        """The part of the call that this backend makes, charged to the whole however it ends."""
+        part, started, outcome = Call(backend.price, may=call.may), self._clock(), "cancelled"
+        try:
+            yield part
+            outcome = "ok"
+        except BackendError as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            if backend is not self.backend:
+                used = (part.input_tokens, part.output_tokens, part.cost_usd)
+                alone = Attempt(backend.name, "fallback", *used, self._clock() - started, outcome)
+                part.attempts = [replace(attempt, kind="fallback") for attempt in part.attempts] or [alone]
+            call.charge(part)
+            call.choices += part.choices

@@ -1,0 +1,123 @@
+"""A chain of backends: when another one answers in the first one's place, when it does not, and who is said to have answered."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendUnavailable
+from adapters.fallbacks import Fallbacks
+from adapters.openai import OpenAIBackend, OpenAIOptions
+from adapters.options import FallbackOn, Resilience
+from adapters.pool import Pool
+from adapters.types import Backend, Call, ChatRequest, Price
+from tests.adapters.conformance import answered, streamed
+from tests.adapters.stub_server import StubServer
+from tests.adapters.test_pool import DOWN, Played, Time, trace
+
+ASK = ChatRequest(messages=({"role": "user", "content": "hello there"},))
+ALL: frozenset[FallbackOn] = frozenset({"failure", "context_length", "content_filter"})
+LONG = BackendRefused("m", "This model's maximum context length is 8192 tokens, however you requested 9000")
+CODED = BackendRefused("m", "no", code="context_length_exceeded")
+FILTERED = BackendRefused("m", "no", code="content_filter")
+LOCKED = BackendRefused("m", "key", status=401)
+WRONG = BackendRefused("m", "temperature must be a number")
+
+
+def chain(*errors: BackendError | None, on: frozenset[FallbackOn] = ALL) -> tuple[Fallbacks, list[Played]]:
+    played = [Played(name, Time(), error) for name, error in zip(("m", "second", "third"), errors, strict=False)]
+    return Fallbacks(played[0], played[1:], on), played
+
+
+async def called(how: Callable[..., Any], backend: Backend) -> Call:
+    found = await how(backend, ASK)
+    call: Call = found[0] if isinstance(found, tuple) else found
+    return call
+
+
+@pytest.mark.parametrize("how", [answered, streamed])
+@pytest.mark.parametrize(
+    ("error", "on"),
+    [(DOWN, "failure"), (LOCKED, "failure"), (LONG, "context_length"), (CODED, "context_length"), (FILTERED, "content_filter")],
+)
+async def test_another_backend_answers_where_it_is_configured_to(how: Any, error: BackendError, on: FallbackOn) -> None:
+    """Each kind of failure has a word in `fallback_on`; without the word the error is the caller's."""
+    call = await called(how, chain(error, None, on=frozenset({on}))[0])
+    assert [choice.text for choice in call.choices] == ["second"]
+    assert trace(call) == [("second", "fallback", "ok")]
+    backend, played = chain(error, None, on=ALL - {on})
+    with pytest.raises(type(error)):
+        await called(how, backend)
+    assert played[1].calls == 0
+
+
+async def test_a_request_that_is_wrong_everywhere_is_asked_once() -> None:
+    """A mistake of the caller's is no reason to pay another backend."""
+    backend, played = chain(WRONG, None)
+    with pytest.raises(BackendRefused):
+        await answered(backend, ASK)
+    assert [one.calls for one in played] == [1, 0]
+
+
+async def test_the_next_is_asked_if_the_second_fails_too_and_the_first_error_is_told() -> None:
+    """In their order, each once; where none answers, the cause of it all is what the caller learns."""
+    assert [choice.text for choice in (await answered(chain(DOWN, DOWN, None)[0], ASK)).choices] == ["third"]
+    backend, played = chain(CODED, DOWN, DOWN)
+    with pytest.raises(BackendRefused) as refused:
+        await answered(backend, ASK)
+    assert (refused.value, [one.calls for one in played]) == (CODED, [1, 1, 1])
+
+
+async def test_a_stream_that_began_does_not_change_its_backend() -> None:
+    """What was read cannot be taken back."""
+    backend, played = chain(None, None)
+    with pytest.raises(BackendMalformed):
+        async for _ in backend.stream(ASK.but(n=13), Call(Price())):
+            pass
+    assert played[1].calls == 0
+
+
+async def test_a_dearer_answer_is_asked_for_only_with_leave_and_paid_at_its_own_price() -> None:
+    """The run is asked for the fallback by name; what it costs is in the call of the first."""
+    cheap, dear = Played("m", Time(), DOWN, price=Price(1e6, 1e6)), Played("dear", Time(), price=Price(2e6, 2e6))
+    backend, asked, leave = Fallbacks(cheap, [dear], ALL), list[tuple[str, bool]](), [True, False]
+
+    async def may(other: Backend, after_s: float, more: bool) -> bool:
+        asked.append((other.name, more))
+        return leave.pop(0)
+
+    await backend.complete(ASK, call := Call(cheap.price, may=may))
+    assert call.cost_usd == 26
+    with pytest.raises(BackendUnavailable):
+        await backend.complete(ASK, Call(cheap.price, may=may))
+    assert asked == [("dear", True)] * 2
+
+
+# --- in front of real servers -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[StubServer]:
+    async with StubServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("how", [answered, streamed])
+@pytest.mark.parametrize("model", ["status-500", "status-429", "status-401", "html", "bad-json", "empty", "flood", "gone"])
+async def test_an_answer_comes_whatever_the_first_server_does(
+    stub: StubServer, monkeypatch: pytest.MonkeyPatch, how: Any, model: str
+) -> None:
+    """Dead, lying, flooding or locked: the pool gives up, the fallback answers, and each request is in the trace."""
+    monkeypatch.setattr("adapters.openai.MAX_ANSWER_BYTES", 4 << 20)
+    url = "http://127.0.0.1:9/v1" if model == "gone" else stub.url
+    options = Resilience(attempts=2)
+    servers = [OpenAIBackend(name, OpenAIOptions(model=model, base_url=url)) for name in ("m/a", "m/b")]
+    other = OpenAIBackend("other", OpenAIOptions(model="words", base_url=stub.url))
+    backend = Fallbacks(Pool("m", servers, options), [Pool("other", [other], options)], ALL)
+    call = await called(how, backend)
+    assert [attempt.kind for attempt in call.attempts] == ["first", "retry", "fallback"]
+    assert (call.attempts[-1].deployment, call.attempts[-1].outcome, len(call.choices)) == ("other", "ok", 1)
+    await backend.aclose()
+    await other.aclose()
