@@ -79,6 +79,11 @@ class ProbeService:
         self.counts["ok"] += 1
         return estimate
 
+    @property
+    def waiting(self) -> int:
+        """Prompts that the worker has not taken yet."""
+        return self._jobs.qsize()
+
     async def load(self) -> None:
         """Read nothing once, however long it takes, at start-up: so that no request waits for a model to load. Raises ProbeUnavailable."""
         job, _ = self._job(b"load", "")

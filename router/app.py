@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -42,6 +43,7 @@ PATHS = (
     "/v1/feedback",
     "/health",
     "/ready",
+    "/metrics",
 )
 
 
@@ -57,7 +59,7 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
 
     app = FastAPI(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.route_class = Guarded
-    app.state.door = door
+    app.state.door, app.state.pipeline = door, pipeline
     service = Service(pipeline, server or ServerOptions(), door)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
@@ -81,7 +83,9 @@ class Guarded(APIRoute):
             except (ClientGone, ClientDisconnect):
                 return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
             except Exception as error:
-                response = error_response(to_error(error), await api_of(request.url.path))
+                found = to_error(error)
+                request.app.state.pipeline.refused(found)
+                response = error_response(found, await api_of(request.url.path))
             response.headers.update(render.rate_headers(request.state.purse))
             return response
 
@@ -112,6 +116,7 @@ class Service:
             ("GET", "/admin/keys", self.keys),
             ("GET", "/health", self.health),
             ("GET", "/ready", self.ready),
+            ("GET", "/metrics", self.metrics),
         ]
 
     async def answer(self, request: Request) -> Response:
@@ -170,6 +175,10 @@ class Service:
         status = "unready" if not up else "ready" if set(components.values()) <= {"ok"} else "degraded"
         return json_response({"status": status, "components": dict(components)}, status=200 if up else 503)
 
+    async def metrics(self) -> Response:
+        """What Prometheus scrapes; where there are keys, for one that may."""
+        return Response(self._pipeline.measured(), media_type=CONTENT_TYPE_LATEST)
+
     # --- parts of the way ---------------------------------------------------------------------------------------------
 
     async def _incoming(self, request: Request, api: Api) -> wire.Incoming:
@@ -209,7 +218,13 @@ class Service:
         chunks = render.Chunks(ask, int(time.time()), include_usage=incoming.include_usage)
         headers = render.first_headers(ask) if outcome is None else render.headers(ask, outcome)
         events = api.events(incoming, live.batches(chunks, self._server.keep_alive_s))
-        return EventStream(live, events, headers, api, to_error=to_error, on_end=lambda outcome: self._log(ask, outcome))
+        return EventStream(live, events, headers, api, to_error=self._to_error, on_end=lambda outcome: self._log(ask, outcome))
+
+    def _to_error(self, error: Exception) -> RouterError:
+        """Of a stream that had begun."""
+        found = to_error(error)
+        self._pipeline.refused(found)
+        return found
 
     def _log(self, ask: Ask, outcome: Outcome | None) -> None:
         if outcome is None:

@@ -26,6 +26,7 @@ from router.certificate import held_to
 from router.config import Config
 from router.errors import ConfigError
 from router.lessons import Lessons
+from router.metrics import Metrics
 from router.online import Online
 from router.options import LogOptions, ProbeOptions
 from router.parts import Parts
@@ -40,7 +41,8 @@ def assemble(config: Config) -> Router:
     """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
     try:
         built = parts(config)
-        return Router(replace(built, accepted=held_to(config.policies, built, config.probe)), online=online(config, built))
+        held = replace(built, accepted=held_to(config.policies, built, config.probe))
+        return Router(held, online=online(config, built), metrics=Metrics(config.metrics))
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error
 

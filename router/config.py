@@ -23,6 +23,7 @@ from router.options import (
     FeedbackOptions,
     KeysOptions,
     LogOptions,
+    MetricsOptions,
     ProbeOptions,
     ServerOptions,
     SessionOptions,
@@ -52,6 +53,7 @@ class Config(Frozen):
     sessions: SessionOptions = SessionOptions()
     server: ServerOptions = ServerOptions()
     log: LogOptions | None = Field(None, description="unset: the last decisions are kept in memory only")
+    metrics: MetricsOptions = MetricsOptions()
     feedback: FeedbackOptions = FeedbackOptions()
     drift: DriftOptions | None = Field(None, description="unset: nothing is tested")
     shadow: ShadowOptions | None = Field(None, description="unset: no second opinions")

@@ -17,6 +17,8 @@ from router.teller import Teller
 
 OPEN_PATHS = ("/health", "/ready")
 """What tells a load balancer whether to send requests here, and nothing else."""
+ADMIN_PATHS = ("/admin", "/metrics")
+"""Beginnings of what concerns all tenants."""
 
 
 class Door:
@@ -30,7 +32,7 @@ class Door:
         if self._ring is None or self._teller is None or path in OPEN_PATHS:
             return Purse()
         key = self._ring.key_of(headers)
-        if path.startswith("/admin") and not key.admin:
+        if path.startswith(ADMIN_PATHS) and not key.admin:
             raise Forbidden(f"the API key {key.id} is not for {path}; `outlay keys create --admin` makes one that is")
         return Purse.of(key, secrets.token_hex(12), self._teller)
 

@@ -148,3 +148,9 @@ class ShadowOptions(Frozen):
     share: float = Field(0.01, gt=0, le=1, description="of the answered requests")
     max_usd_per_hour: float = Field(1.0, gt=0, description="what the calls and their scores may cost at worst")
     timeout_s: float = Field(60, gt=0)
+
+
+class MetricsOptions(Frozen):
+    """What `GET /metrics` may show beside the rest."""
+
+    by_key: bool = Field(False, description="spend by the id of each API key too; whoever scrapes sees them all")

@@ -52,10 +52,15 @@ class Parts:
     baseline: str | None = None
     """Backend that every request is compared with: what its one answer would have cost."""
     heuristic: HeuristicProbe = field(init=False)
+    plan_keys: Mapping[str, frozenset[str]] = field(init=False)
+    """By policy, and by backend that a request may name: all plans that can be in use without a client's own."""
 
     def __post_init__(self) -> None:
         by_price = self.market.by_price(self.backends)
         object.__setattr__(self, "heuristic", HeuristicProbe(by_price))
+        keys = {name: frozenset({Single(backend=name).key}) for name in self.backends}
+        keys |= {name: frozenset(plan.key for plan in policy.all_plans) for name, policy in self.policies.items()}
+        object.__setattr__(self, "plan_keys", keys)
         if self.baseline is None and by_price:
             object.__setattr__(self, "baseline", by_price[-1])
 

@@ -46,6 +46,7 @@ from router.flights import Flights
 from router.job import Action, Job
 from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
+from router.metrics import Metrics
 from router.online import Online
 from router.pacing import Pacer
 from router.parts import Parts, single_answer_policy
@@ -70,6 +71,7 @@ class Router:
         parts: Parts,
         log: DecisionLog | None = None,
         online: Online | None = None,
+        metrics: Metrics | None = None,
         *,
         strategies: Mapping[str, Strategy] = STRATEGIES,
         clock: Callable[[], float] = time.monotonic,
@@ -79,7 +81,7 @@ class Router:
         self.flights = Flights(parts.cache)
         self.pacer = Pacer(parts.tallies)
         self.threads = Threads(parts.cache or MemoryCache(), parts.sessions)
-        self.log, self.online = log or DecisionLog(), online or Online()
+        self.log, self.online, self.metrics = log or DecisionLog(), online or Online(), metrics or Metrics()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
@@ -268,6 +270,7 @@ class Router:
     def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
         """Remember a decision for who asks for it, and log it."""
         self.log.add(job.ask.id, decision, job.ask.purse.owner)
+        self.metrics.ended(job, decision, ending)
         self.online.decided(job.ask, decision, ending)
         return decision
 
@@ -290,7 +293,17 @@ class Router:
 
     async def feedback(self, given: Given) -> Judged:
         """Count what somebody says of an answer that went out."""
-        return await self.online.feedback(given)
+        judged = await self.online.feedback(given)
+        self.metrics.judged(judged, given.label)
+        return judged
+
+    def refused(self, error: RouterError) -> None:
+        """Count an error that went out instead of an answer."""
+        self.metrics.refused(error)
+
+    def measured(self) -> bytes:
+        """What was counted and how everything stands, in Prometheus' text format."""
+        return self.metrics.shown(self.parts, self.online)
 
     async def load(self) -> None:
         """Load what is loaded at start-up rather than at the first request."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from adapters.types import ChatRequest, Delta
 from policies.plans import Plan
 from router.candidates import Candidate
+from router.errors import RouterError
 from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
 from router.purse import Purse
@@ -142,6 +143,12 @@ class Pipeline(Protocol):
 
     def models(self, key: Key = NOBODY) -> Sequence[ModelCard]:
         """Every name that `Ask.model` may hold, by this key."""
+
+    def refused(self, error: RouterError) -> None:
+        """Count an error that went out instead of an answer."""
+
+    def measured(self) -> bytes:
+        """What was counted and how everything stands, in Prometheus' text format."""
 
     async def ready(self) -> Mapping[str, str]:
         """Each component (`backend:<name>`, `verifier:<name>`, `probe`, `log:<sink>`, `drift:<test>`) with `ok`, or with what is wrong."""

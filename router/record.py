@@ -61,6 +61,8 @@ def _baseline_usd(job: Job) -> float | None:
 
 def waited_s(calls: Sequence[CallRecord]) -> float:
     """Seconds in which at least one call was under way: the union of their intervals."""
+    if len(calls) == 1:
+        return calls[0].latency_s
     spans = sorted((call.started_s, call.started_s + call.latency_s) for call in calls)
     reach = list(accumulate((end for _, end in spans), max, initial=0.0))
     return sum(max(0.0, end - max(start, before)) for (start, end), before in zip(spans, reach, strict=False))

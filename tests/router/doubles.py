@@ -9,7 +9,7 @@ from typing import Any
 
 from adapters.types import Choice, Delta
 from router.candidates import Candidate
-from router.errors import UnknownDecision
+from router.errors import RouterError, UnknownDecision
 from router.keys import NOBODY, Key
 from router.lessons import Given, Judged, Sent
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
@@ -60,6 +60,7 @@ class ScriptedPipeline:
     components: Mapping[str, str] = field(default_factory=lambda: {"backend:small": "ok"})
     asks: list[Ask] = field(default_factory=list)
     given: list[Given] = field(default_factory=list)
+    refusals: list[RouterError] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
@@ -100,6 +101,12 @@ class ScriptedPipeline:
             ModelCard("outlay/balanced", "policy", "the cheapest that does"),
             ModelCard("small", "backend"),
         ]
+
+    def refused(self, error: RouterError) -> None:
+        self.refusals.append(error)
+
+    def measured(self) -> bytes:
+        return b"outlay_up 1\n"
 
     async def ready(self) -> Mapping[str, str]:
         return self.components

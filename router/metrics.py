@@ -1,0 +1,172 @@
+"""Prometheus metrics: counted where a request ends, a label is given or a request is refused; states are read when somebody scrapes.
+
+Labels are names of the configuration, and so bounded: what a client may choose freely (a plan, a tag, a user) is never one, and a key's id
+only if asked for. One request costs a few microseconds; counters are looked up by their labels once and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.errors import LedgerDown, OverQuota, RateLimited, RouterError
+from router.events import Ending
+from router.job import Job
+from router.keys import NOBODY
+from router.lessons import Judged
+from router.online import Online
+from router.options import MetricsOptions
+from router.parts import Parts
+from router.record import waited_s
+
+OVERHEAD_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
+REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
+LEDGER = (RateLimited, OverQuota, LedgerDown)
+BUCKETS = 10
+"""Of chances, from 0 to 1, for calibration."""
+
+
+class Metrics:
+    """All that one process counts; it outlives every configuration that the process runs with."""
+
+    def __init__(self, options: MetricsOptions | None = None) -> None:
+        self.options, self.registry = options or MetricsOptions(), CollectorRegistry()
+        new = self._new
+        self._requests = new(Counter, "outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
+        self._overhead = new(Histogram, "outlay_overhead_seconds", "Time without any backend, verifier or judge", buckets=OVERHEAD_S)
+        self._waited = new(Histogram, "outlay_upstream_seconds", "Time in which at least one call was under way", buckets=REQUEST_S)
+        self._first_word = new(Histogram, "outlay_first_token_seconds", "Of streams, until the first word", buckets=REQUEST_S)
+        self._spend = new(Counter, "outlay_spend_usd", "US dollars spent", "policy")
+        self._baseline = new(Counter, "outlay_baseline_usd", "What answered requests would have cost with the baseline backend", "policy")
+        self._saved = new(Gauge, "outlay_saved_usd", "Baseline less spend of answered requests, since the start", "policy")
+        self._actions = new(Counter, "outlay_actions", "Plans run; a request may run several", "policy", "plan")
+        self._calls = new(Counter, "outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
+        self._degraded = new(Counter, "outlay_degraded", "Requests that did without something", "component")
+        self._by_key = new(Counter, "outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
+        self._refused = new(Counter, "outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
+        self._ledger = new(Counter, "outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
+        self._labels = new(Counter, "outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
+        self._right = new(Counter, "outlay_feedback_right", "Sum of the labels", "chance")
+        self._believed = new(Counter, "outlay_feedback_believed", "Sum of the chances", "chance")
+
+    def _new(self, kind: Callable[..., Any], name: str, about: str, *labels: str, **options: Any) -> Callable[..., Any]:
+        """The metric's children by label values; found once, then remembered. Without labels it is its only child."""
+        metric = kind(name, about, labels, registry=self.registry, **options)
+        return lru_cache(4096)(metric.labels) if labels else lambda: metric
+
+    def ended(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> None:
+        """A request was decided, and ended so."""
+        run, policy, usd = job.run, job.policy_name, float(decision["cost_usd"])
+        self._requests(policy, _plan(job, decision["plan"]), ending).inc()
+        waited = waited_s(run.calls)
+        self._overhead().observe(max(0.0, run.elapsed_s - waited))
+        if waited:
+            self._waited().observe(waited)
+        if job.first_token_s is not None:
+            self._first_word().observe(job.first_token_s)
+        if usd:
+            self._spend(policy).inc(usd)
+        if ending in ("answered", "cached") and (baseline := decision.get("baseline_usd")):
+            self._baseline(policy).inc(baseline)
+            self._saved(policy).inc(baseline - usd)
+        for action in job.actions:
+            self._actions(policy, _plan(job, action.plan.key)).inc()
+        for call in run.calls:
+            self._calls(call.kind, call.target, call.outcome).inc()
+        for component in run.degraded:
+            self._degraded(component).inc()
+        if self._by_key is not None and usd and job.ask.purse.key is not NOBODY:
+            self._by_key(job.ask.purse.key.id).inc(usd)
+
+    def refused(self, error: RouterError) -> None:
+        """A request got an error instead of an answer. A provider's own code is not shown: there is no end of them."""
+        name = type(error).__name__
+        self._refused(name, str(error.status)).inc()
+        if isinstance(error, LEDGER):
+            self._ledger(name).inc()
+
+    def judged(self, judged: Judged, label: float) -> None:
+        """Somebody said how right an answer is."""
+        chance = judged.sent.chance
+        if judged.status != "recorded" or chance is None:
+            return
+        bucket = f"{min(BUCKETS - 1, int(chance * BUCKETS)) / BUCKETS:g}"
+        self._labels(bucket).inc()
+        self._right(bucket).inc(label)
+        self._believed(bucket).inc(chance)
+
+    def shown(self, parts: Parts, online: Online) -> bytes:
+        """In Prometheus' text format, with the states of now."""
+        scrape = CollectorRegistry()
+        scrape.register(_States(parts, online))
+        return generate_latest(self.registry) + generate_latest(scrape)
+
+
+def _plan(job: Job, key: str | None) -> str:
+    """A plan of the policy by its key; what a client forced, and what no policy lists, has no name of its own."""
+    return "none" if key is None else key if key in job.parts.plan_keys.get(job.policy_name, ()) else "other"
+
+
+# --- read at a scrape ---------------------------------------------------------------------------------------------------
+
+Sample = tuple[str, str, Mapping[str, str], float]
+"""Name, help, labels, value."""
+
+
+class _States(Collector):
+    """What is so now, of the parts that are in use."""
+
+    def __init__(self, parts: Parts, online: Online) -> None:
+        self._parts, self._online = parts, online
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each name."""
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+        for name, about, labels, value in chain(_of_parts(self._parts), _of_online(self._online)):
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = families.setdefault(name, kind(name, about, labels=list(labels)))
+            family.add_metric(list(labels.values()), value)
+        return iter(families.values())
+
+
+def _of_parts(parts: Parts) -> Iterator[Sample]:
+    probe = parts.probe
+    for outcome, count in getattr(probe, "counts", {}).items():
+        yield "outlay_probe_estimates_total", "Estimates, by what became of them", {"outcome": outcome}, count
+    if (waiting := getattr(probe, "waiting", None)) is not None:
+        yield "outlay_probe_queue", "Prompts that wait for the probe", {}, waiting
+    for name, backend in parts.backends.items():
+        for deployment, state in _states_of(backend):
+            yield "outlay_deployment_state", "1 for the state that it is in", {"backend": name, "deployment": deployment, "state": state}, 1
+
+
+def _states_of(backend: object) -> Iterable[tuple[str, str]]:
+    """By deployment, as the backend tells; a backend without `states` has none."""
+    states = getattr(backend, "states", None)
+    return states().items() if callable(states) else ()
+
+
+def _of_online(online: Online) -> Iterator[Sample]:
+    for writer in online.writers:
+        for outcome in ("written", "dropped"):
+            labels = {"sink": writer.name.removeprefix("log:"), "outcome": outcome}
+            yield "outlay_log_events_total", "Events of the decision log", labels, writer.counts[outcome]
+    for component, state in online.states().items():
+        yield "outlay_component_ok", "0 where readiness names a trouble", {"component": component}, state == "ok"
+    for test in online.watch.alarms:
+        yield "outlay_drift_alarm", "1 for a test that gave alarm", {"test": test}, 1
+    for verifier, health in online.lessons.health.items():
+        of = {"verifier": verifier}
+        yield "outlay_verifier_labels", "Weight of the feedback on answers that it scored", of, health.labels
+        yield "outlay_verifier_auc", "Chance that a right answer scored above a wrong one", of, health.auc
+        yield "outlay_verifier_agreement", "Share of the answers on whose side of .5 it was right", of, health.agreement
+    if online.shadow is not None:
+        for outcome, count in online.shadow.counts.items():
+            yield "outlay_shadow_calls_total", "Second opinions, by what became of them", {"outcome": outcome}, count
+        yield "outlay_shadow_usd_total", "US dollars that second opinions cost", {}, online.shadow.total_usd
