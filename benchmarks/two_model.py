@@ -40,6 +40,7 @@ from difficulty.fit import fit_probe
 from difficulty.labels import Labelled
 from difficulty.tiers import TIERS
 
+PATTERNS = ("outcomes_rout*.jsonl.gz", "outcomes_cascade_mmlu*.jsonl.gz")
 SHARES = np.linspace(0, 1, 11)
 FORMS = {"apgr": ".3f", "cpt50": ".0f", "cpt80": ".0f"}
 SHOWN = np.linspace(0, 1, 51)
@@ -86,12 +87,12 @@ class Pair:
 def main() -> None:
     """Read, score by every method, judge, publish."""
     form = parser("two_model", (__doc__ or "").strip())
-    form.add_argument("--pattern", default="outcomes_rout*.jsonl.gz", help="the recordings to judge on")
+    form.add_argument("--pattern", nargs="+", default=PATTERNS, help="recordings to judge on")
     form.add_argument("--draws", type=int, default=DRAWS, help="of the bootstrap")
     args = form.parse_args()
     encoder = Kept(open_encoder(ENCODER))
     everything = recordings(args.data, "outcomes_*.jsonl.gz")
-    pairs = [pair(name, rows, everything) for name, rows in recordings(args.data, args.pattern).items()]
+    pairs = [pair(name, rows, everything) for pattern in args.pattern for name, rows in recordings(args.data, pattern).items()]
     general = general_probe.labels(everything)
     judged = {}
     for one in pairs:
