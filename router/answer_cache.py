@@ -20,7 +20,9 @@ from router.candidates import Candidate
 from router.job import Job
 from router.pipeline_types import Outcome
 
-FORMAT = 2
+FORMAT = 3
+MAX_BYTES = 4 << 20
+"""Larger entries are neither kept nor read."""
 
 
 class AnswerCache:
@@ -34,11 +36,8 @@ class AnswerCache:
         if self.cache is None:
             return ""
         ask = job.ask
-        said = [
-            FORMAT, ask.purse.owner, sorted(job.barred), job.policy_name, job.digest, ask.cache.namespace,
-            ask.purse.key.limits.model_dump(), asdict(ask.request), sorted(ask.tags.items()),
-            ask.max_cost_usd, ask.deadline_s, ask.min_quality, ask.plan.key if ask.plan else None,
-        ]  # fmt: skip
+        limits = (ask.purse.key.limits.model_dump(), ask.max_cost_usd, ask.deadline_s, ask.min_quality)
+        said = [FORMAT, *common(job), job.policy_name, job.digest, *limits, ask.plan.key if ask.plan else None]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     async def get(self, key: str, job: Job) -> Outcome | None:
@@ -46,10 +45,12 @@ class AnswerCache:
         if self.cache is None or job.ask.cache.no_cache:
             return None
         found = await self.cache.get(key)
-        if found is None:
+        if found is None or len(found) > MAX_BYTES:
             return None
         try:
             entry = json.loads(found)
+            if entry["key"] != key:  # of another request, wherever it came from
+                return None
             outcome = _outcome(entry["outcome"])
             age_s = self.clock() - float(entry["stored_at"])
         except (ValueError, TypeError, KeyError):  # not ours, or of another version: a miss
@@ -63,8 +64,15 @@ class AnswerCache:
         control = job.ask.cache
         if self.cache is None or control.no_store or not whole(outcome):
             return
-        entry = {"stored_at": self.clock(), "outcome": asdict(outcome)}
-        await self.cache.set(key, json.dumps(entry).encode(), self.ttl_s if control.ttl_s is None else control.ttl_s)
+        value = json.dumps({"key": key, "stored_at": self.clock(), "outcome": asdict(outcome)}).encode()
+        if len(value) <= MAX_BYTES:
+            await self.cache.set(key, value, self.ttl_s if control.ttl_s is None else control.ttl_s)
+
+
+def common(job: Job) -> list[Any]:
+    """What every key of a request holds: whose it is, what they may not buy, the namespace, all of the request, its tags."""
+    ask = job.ask
+    return [ask.purse.owner, sorted(job.barred), ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items())]
 
 
 def whole(outcome: Outcome) -> bool:
@@ -80,10 +88,11 @@ def repeated(outcome: Outcome, job: Job) -> Outcome:
 
 
 def _outcome(data: Mapping[str, Any]) -> Outcome:
-    return Outcome(**{**data, "candidates": tuple(_candidate(row) for row in data["candidates"]), "degraded": tuple(data["degraded"])})
+    return Outcome(**{**data, "candidates": tuple(candidate_from(row) for row in data["candidates"]), "degraded": tuple(data["degraded"])})
 
 
-def _candidate(data: Mapping[str, Any]) -> Candidate:
+def candidate_from(data: Mapping[str, Any]) -> Candidate:
+    """A candidate as `asdict` wrote it. Raises KeyError or TypeError of anything else."""
     choice = data["choice"]
     lists = {name: tuple(choice[name]) for name in ("logprobs", "tokens") if choice[name] is not None}
     return Candidate(**{**data, "choice": Choice(**{**choice, **lists}), "steps": tuple(data["steps"])})

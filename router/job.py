@@ -49,6 +49,15 @@ class Action:
     chosen: Candidate | None = None
     chance: float = 0.0
     error: str = ""
+    drawn: tuple[Candidate, ...] = ()
+    """Its answers, once it is over."""
+    evidence: tuple[Evidence, ...] = ()
+    """What they say."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it ran to its end; samples that were given up, or cut off, can be gone on with."""
+        return not self.error and not (isinstance(self.plan, BestOfN) and self.answers < self.plan.n)
 
 
 @dataclass
@@ -69,6 +78,12 @@ class Job:
     decisions: list[tuple[Facts, Belief, Decision]] = field(default_factory=list)
     """Each decision with what it was made from, so that it can be made again."""
     actions: list[Action] = field(default_factory=list)
+    recalled: list[Action] = field(default_factory=list)
+    """What an equal request of another effort drew: evidence and answers, already paid for."""
+    recalled_from: str = ""
+    """That request's decision id."""
+    recalled_since: float = 0.0
+    """When the first of it was answered, in seconds since the epoch."""
     best: Candidate | None = None
     fallback: Single | None = None
     kept: Single | None = None
@@ -193,6 +208,37 @@ class Job:
         if backend not in self.barred:
             self.fallback = Single(backend=backend)
 
+    @property
+    def may_recall(self) -> bool:
+        """Whether earlier work may stand for this request's: not where it has to be one fresh answer of one backend."""
+        return not (self.bypass or self.single_only or self.kept or self.fallback)
+
+    def recall(self, id: str, since: float, actions: Sequence[Action]) -> None:
+        """Go on from what was drawn before, as far as this policy (or the plan that the caller names) could have drawn it."""
+        for action in actions:
+            if self._could_draw(action.plan):
+                self.recalled_from, self.recalled_since = id, since
+                action.first = len(self.run.pool)
+                self.run.offer(*action.drawn)
+                self._conclude(action)
+                self.recalled.append(action)
+
+    def resumed(self, plan: Plan) -> tuple[Candidate, ...]:
+        """The samples that the plan goes on from. They become its own, so that they are not counted twice."""
+        action = next((a for a in self.recalled if _same_draws(a.plan, plan)), None)
+        if action is None:
+            return ()
+        self.recalled.remove(action)
+        self.run.pool[:] = [answer for answer in self.run.pool if not any(answer is taken for taken in action.drawn)]
+        evidence = [row for row in self.belief.evidence if not any(row is taken for taken in action.evidence)]
+        self.belief = self.belief.before.after(evidence)
+        return action.drawn
+
+    def _could_draw(self, plan: Plan) -> bool:
+        if self.ask.plan is not None:
+            return plan == self.ask.plan or _same_draws(plan, self.ask.plan)
+        return any((plan.backend, plan.verifier) == (mine.backend, mine.verifier) for mine in self.policy.all_plans)
+
     # --- what a decision is made from ---------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
@@ -214,7 +260,7 @@ class Job:
             first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
-            done=frozenset(action.plan.key for action in self.actions),
+            done=frozenset(a.plan.key for a in self.actions) | {a.plan.key for a in self.recalled if a.exhausted},
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
             barred=self.barred,
             forced=plan,
@@ -329,12 +375,13 @@ class Job:
     def _conclude(self, action: Action) -> None:
         """Update the belief with the answers of a plan that ended, and keep the likelier right of its answer and the one before."""
         answers = self.run.pool[action.first :]
-        action.answers = len(answers)
+        action.answers, action.drawn = len(answers), tuple(answers)
         if not answers:
             return
         chosen = action.chosen = action.chosen or best(answers)
         assert chosen is not None
         before, evidence = len(self.belief.evidence), self.evidence(action.plan, answers)
+        action.evidence = tuple(evidence)
         self.belief = self.belief.after(evidence)
         action.chance = max(self.belief.chances[before:], default=0.0)
         chance_before = max(self.belief.chances[:before], default=0.0)
@@ -357,6 +404,11 @@ class Job:
             raw = 0.0 if answer.choice.finish_reason == "length" else answer.raw_score
             return self.parts.market.curves.scores_of(answer.verifier).seen(answer.backend, raw, channel)
         return Evidence(answer.backend, channel)
+
+
+def _same_draws(one: Plan, other: Plan) -> bool:
+    """Whether samples of one plan may be the first of the other's: all but how many there are to be is equal."""
+    return isinstance(one, BestOfN) and isinstance(other, BestOfN) and one.model_copy(update={"n": other.n}) == other
 
 
 def _tighter(*limits: float | None) -> float:

@@ -1,7 +1,7 @@
 """The way of one request. Read this file first.
 
     open -> reserve -> cache, or an equal request under way -> pace -> estimate
-         -> [ decide -> run the plan -> update the belief ]* -> pace -> record -> render -> cache -> settle
+         -> recall -> [ decide -> run the plan -> update the belief ]* -> pace -> record -> render -> cache -> settle
 
 The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
 Here they are only put in order, and here it is said what happens when one of them fails: only a backend may fail a valid request.
@@ -30,6 +30,7 @@ from policies.pacing import Pace
 from policies.plans import BestOfN, Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache, repeated, whole
+from router.earlier import EarlierWork
 from router.errors import (
     BudgetSpent,
     DeadlineExceeded,
@@ -78,6 +79,7 @@ class Router:
     ) -> None:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
+        self.earlier = EarlierWork(parts.cache, parts.cache_ttl_s)
         self.flights = Flights(parts.cache)
         self.pacer = Pacer(parts.tallies)
         self.threads = Threads(parts.cache or MemoryCache(), parts.sessions)
@@ -96,6 +98,7 @@ class Router:
                     return await self._sent(job, repeated(turn.theirs, job))
                 outcome = await self._bought(job)
                 await self.cache.put(key, job, outcome)
+                await self.earlier.keep(job)
                 turn.mine = outcome if whole(outcome) else None
             return await self._sent(job, outcome)
 
@@ -114,6 +117,7 @@ class Router:
         try:
             await self._pace(job)
             await self._estimate(job)
+            await self.earlier.recall(job)
             await self._work(job)
             job.first_token_s = job.run.elapsed_s if job.sink and job.first_token_s is None else job.first_token_s
             ending = "answered"
@@ -223,7 +227,9 @@ class Router:
         run.sink = words
         job.hold(live=live)
         await _progress(job, f"{plan.key} begins")
+        run.earlier = job.resumed(plan)
         with job.action(plan) as action:
+            run.offer(*run.earlier)
             run.next_draws = lambda _: self._next_draws(job, action)
             try:
                 action.chosen = await self.strategies[plan.kind](plan, request, run)

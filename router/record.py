@@ -85,6 +85,7 @@ def block(job: Job) -> dict[str, Any]:
         "corrections": {name: round(shift, 4) for name, shift in job.corrections.items()},
         "decisions": [_decision(*row) for row in job.decisions],
         "actions": [_action(action) for action in job.actions],
+        "continued_from": job.recalled_from or None,
         "calls": [asdict(call) for call in job.run.calls],
         "budget": _budget(job),
         "chance": round(job.belief.best, 4),

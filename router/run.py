@@ -90,6 +90,8 @@ class Run:
     purse: Purse = field(default_factory=Purse)
     """Of the key that pays: what each call may cost is held there first."""
     pool: list[Candidate] = field(default_factory=list)
+    earlier: tuple[Candidate, ...] = ()
+    """Samples that the plan under way goes on from, offered already: an equal request drew them."""
     calls: list[CallRecord] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
     """What failed and was done without: `verifier:reward`, ..."""

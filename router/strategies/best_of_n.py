@@ -20,8 +20,8 @@ from router.strategies.answers import buy, more, top, warm
 
 async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
     """The chosen one of up to `spec.n` samples; with its share of the vote, where one was held."""
-    drawn: list[Candidate] = []
-    asked = 0
+    drawn = list(run.earlier)
+    asked = len(drawn)
     while len(drawn) < spec.n and not _settled(spec, drawn):
         n = min(run.next_draws(run.pool), spec.batch or spec.n, spec.n - len(drawn))
         if not n:
