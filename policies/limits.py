@@ -50,3 +50,10 @@ def over_limits(facts: Facts, worst_usd: float, worst_s: float, plan: Plan | Non
     if worst_s > before_word_s and plan is not None and not (isinstance(plan, Single) and plan.verifier is None):
         return f"may have its first word after {worst_s:.2f} s only, {max(before_word_s, 0):.2f} s are left for that"
     return ""
+
+
+def no_reserve(facts: Facts, worst_s: float, reserve: str, reserve_s: float) -> str:
+    """Why a first step may not be made: if it fails, another backend would have no time left to answer; empty if it would."""
+    if worst_s + reserve_s <= facts.left_s:
+        return ""
+    return f"may take {worst_s:.2f} s, which leaves '{reserve}' less than its {reserve_s:.2f} s to answer if it fails"

@@ -19,7 +19,7 @@ from difficulty.belief import Array, Belief
 from policies.batches import BATCHES, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Stage, left, stages
-from policies.limits import offered, over_limits, unfit
+from policies.limits import no_reserve, offered, over_limits, unfit
 from policies.outlook import Outline, Outlook, outline, outlook
 from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
@@ -120,11 +120,36 @@ class Optimisation:
     def _prospect(self, plan: Plan, drawn: int = 0) -> Prospect:
         """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
         ways = [whole.first(n) for whole in self._wholes(plan, drawn) for n in _lengths(len(whole.rows))]
-        within = [way for way in ways if not over_limits(self.facts, *way.worst, way.plan)]
+        within = [way for way in ways if not self._refused(way)]
         found = [self._seen(way) for way in within or ways[:1]]
         if not within:
-            return replace(found[0], refused=over_limits(self.facts, *ways[0].worst, plan))
+            return replace(found[0], refused=self._refused(ways[0]))
         return max(found, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
+
+    def _refused(self, way: Outline) -> str:
+        """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
+        if refused := over_limits(self.facts, *way.worst, way.plan):
+            return refused
+        backend, quickest_s = way.plan.backend, self._quickest_s
+        others = {name: s for name, s in quickest_s.items() if name != backend}
+        if self.belief.evidence or not others:
+            return ""
+        reserve, reserve_s = min(others.items(), key=lambda item: item[1])
+        own_s = quickest_s.get(backend, reserve_s)
+        if own_s <= reserve_s and own_s + reserve_s > self.facts.left_s:
+            return ""  # there is time for one backend only, and this is the quickest
+        return no_reserve(self.facts, way.rows[0].worst_s, reserve, reserve_s)
+
+    @cached_property
+    def _quickest_s(self) -> dict[str, float]:
+        """By backend: the shortest first step that there is money for, in seconds at the 95th percentile."""
+        found: dict[str, float] = {}
+        for plan in offered(self.policy.plans, self.facts):
+            if not unfit(plan, self.facts):
+                step = stages(plan, self.belief, self.market, self.facts)[0]
+                if step.worst_usd <= self.facts.left_usd:
+                    found[plan.backend] = min(step.worst_s, found.get(plan.backend, step.worst_s))
+        return found
 
     def _wholes(self, plan: Plan, drawn: int) -> Iterator[Outline]:
         """What is left of a plan, in the batches that it names; else in those of the least price, and where the deadline is too near for so

@@ -101,6 +101,28 @@ def test_where_nothing_is_sure_to_be_in_time_the_quickest_is_tried() -> None:
         decide(policy(plans=plans), MARKET, replace(tight, ceiling_usd=1e-9), belief(0))
 
 
+def test_a_first_step_leaves_time_for_another_backend() -> None:
+    """While nothing is answered no step is begun after whose failure the deadline would be missed; the quickest backend may try."""
+
+    def refusals(deadline_s: float, plans: list[dict[str, Any]], answers: tuple[Evidence, ...] = (), **facts: Any) -> list[str]:
+        limited = replace(FACTS, deadline_s=deadline_s, **facts)
+        return [c.refused for c in decide(policy(1.0, 0.0, plans), MARKET, limited, belief(0.0).after(answers)).considered]
+
+    both = [{"single": {"backend": name}} for name in ("small", "large")]
+    small_s, large_s = (c.latency_q95_s for c in decide(policy(plans=both), MARKET, FACTS, belief(0.0)).considered)
+    enough, too_little = small_s + large_s + 1e-6, small_s + large_s - 1e-6
+    assert refusals(enough, both) == ["", ""]
+    small, large = refusals(too_little, both)
+    assert small == ""
+    assert "leaves 'small' less than" in large
+    assert decide(policy(1.0, 0.0, both), MARKET, replace(FACTS, deadline_s=too_little), belief(0.0)).plan == Single(backend="small")
+    assert refusals(too_little, [*both, SMALL])[2] == "", "no step of small could leave the time, so all of them may try"
+    assert "leaves 'large' less than" in refusals(enough, [*both, SMALL])[2], "a quicker step of small would"
+    assert refusals(too_little, both, (WRONG,)) == ["", ""], "an answer is what a reserve is for"
+    assert refusals(too_little, both[1:]) == [""], "without another backend there is none to keep time for"
+    assert refusals(too_little, both, down=frozenset({"small"}))[1] == ""
+
+
 def test_what_was_spent_counts_against_the_ceiling() -> None:
     """With the ceiling nearly spent nothing more is bought, and the answer at hand stands."""
     facts = replace(FACTS, ceiling_usd=1e-4, spent_usd=0.99e-4)
