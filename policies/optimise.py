@@ -89,7 +89,7 @@ class Optimisation:
         """How many answers a plan under way should draw next; 0 where its rest does not beat stopping now and every other plan."""
         if not left(plan, drawn):
             return 0
-        here = self._prospect(plan, drawn)
+        here = self._prospect(list(self._wholes(plan, drawn)))
         draws = here.way.rows[0].draws
         return draws if not drawn or self._beats_all_else(here) else 0
 
@@ -114,12 +114,16 @@ class Optimisation:
 
     @cached_property
     def _prospects(self) -> dict[str, Prospect]:
-        fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
-        return {plan.key: self._prospect(plan) for plan in fit}
+        return {key: self._prospect(wholes) for key, wholes in self._begun.items()}
 
-    def _prospect(self, plan: Plan, drawn: int = 0) -> Prospect:
+    @cached_property
+    def _begun(self) -> dict[str, list[Outline]]:
+        fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
+        return {plan.key: list(self._wholes(plan, 0)) for plan in fit}
+
+    def _prospect(self, wholes: Sequence[Outline]) -> Prospect:
         """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
-        ways = [whole.first(n) for whole in self._wholes(plan, drawn) for n in _lengths(len(whole.rows))]
+        ways = [whole.first(n) for whole in wholes for n in _lengths(len(whole.rows))]
         within = [way for way in ways if not self._refused(way)]
         found = [self._seen(way) for way in within or ways[:1]]
         if not within:
@@ -130,12 +134,11 @@ class Optimisation:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
         if refused := over_limits(self.facts, *way.worst, way.plan):
             return refused
-        backend, quickest_s = way.plan.backend, self._quickest_s
-        others = {name: s for name, s in quickest_s.items() if name != backend}
-        if self.belief.evidence or not others:
+        others = {} if self.belief.evidence else {name: s for name, s in self._quickest_s.items() if name != way.plan.backend}
+        if not others:
             return ""
         reserve, reserve_s = min(others.items(), key=lambda item: item[1])
-        own_s = quickest_s.get(backend, reserve_s)
+        own_s = self._quickest_s.get(way.plan.backend, reserve_s)
         if own_s <= reserve_s and own_s + reserve_s > self.facts.left_s:
             return ""  # there is time for one backend only, and this is the quickest
         return no_reserve(self.facts, way.rows[0].worst_s, reserve, reserve_s)
@@ -144,31 +147,35 @@ class Optimisation:
     def _quickest_s(self) -> dict[str, float]:
         """By backend: the shortest first step that there is money for, in seconds at the 95th percentile."""
         found: dict[str, float] = {}
-        for plan in offered(self.policy.plans, self.facts):
-            if not unfit(plan, self.facts):
-                step = stages(plan, self.belief, self.market, self.facts)[0]
-                if step.worst_usd <= self.facts.left_usd:
-                    found[plan.backend] = min(step.worst_s, found.get(plan.backend, step.worst_s))
+        for whole, *_ in self._begun.values():
+            step, backend = whole.rows[0], whole.plan.backend
+            if step.worst_usd <= self.facts.left_usd:
+                found[backend] = min(step.worst_s, found.get(backend, step.worst_s))
         return found
 
     def _wholes(self, plan: Plan, drawn: int) -> Iterator[Outline]:
         """What is left of a plan, in the batches that it names; else in those of the least price, and where the deadline is too near for so
         many rounds in larger ones as well. A vote is looked at in batches of every size."""
         if not isinstance(plan, BestOfN) or plan.batch is not None:
-            yield self._whole(plan, drawn, None)
+            yield self._whole(plan, drawn)
         elif plan.verifier is None:
             yield from (self._whole(plan, drawn, equal(plan.n - drawn, m)) for m in BATCHES if m <= plan.n - drawn)
         else:
-            rounds = stages(plan, self.belief, self.market, self.facts, batches=BATCHES)
+            rounds = stages(plan, self.belief, self.market, self.facts, drawn, [m for m in BATCHES if m <= plan.n - drawn])
             affordable = [row for row in rounds if row.worst_usd <= self.facts.left_usd] or rounds[:1]
             for fastest in (affordable, affordable[2:], affordable[4:]):
                 if fastest:
-                    yield (found := self._whole(plan, drawn, self._batches(fastest, plan.n - drawn)))
+                    yield (found := self._whole(plan, drawn, self._batches(fastest, plan.n - drawn), rounds))
                     if found.worst[1] <= self.facts.left_s:
                         return
 
-    def _whole(self, plan: Plan, drawn: int, batches: Sequence[int] | None) -> Outline:
-        return outline(plan, stages(plan, self.belief, self.market, self.facts, drawn, batches), self.belief, self.market, drawn)
+    def _whole(self, plan: Plan, drawn: int, batches: Sequence[int] | None = None, known: Sequence[Stage] = ()) -> Outline:
+        sizes = {row.draws: row for row in known}
+        if batches is None or not sizes.keys() >= set(batches):
+            rows = stages(plan, self.belief, self.market, self.facts, drawn, batches)
+        else:
+            rows = [sizes[n] for n in batches]
+        return outline(plan, rows, self.belief, self.market, drawn)
 
     def _batches(self, rounds: Sequence[Stage], n: int) -> list[int]:
         """The sizes of n answers' batches, out of those of `rounds`. Where nothing has a price, the fewest rounds."""
