@@ -25,6 +25,7 @@ from router import logs, render, wire
 from router.apis import CHAT, Api, api_of
 from router.door import Door
 from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
+from router.gate import Gate, Gated
 from router.openapi import operation
 from router.options import ServerOptions
 from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
@@ -59,8 +60,11 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
 
     app = FastAPI(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.route_class = Guarded
-    app.state.door, app.state.pipeline = door, pipeline
-    service = Service(pipeline, server or ServerOptions(), door)
+    server = server or ServerOptions()
+    gate = Gate(server.max_requests, server.max_header_kb)
+    app.state.door, app.state.pipeline, app.state.gate = door, pipeline, gate
+    app.add_middleware(Gated, gate=gate)
+    service = Service(pipeline, server, door)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
     app.add_exception_handler(HTTPException, _no_such_path)
@@ -167,8 +171,10 @@ class Service:
         """Whether the process lives."""
         return json_response({"status": "ok"})
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Whether requests can be answered: with at least one backend. Whatever else is down is done without, and named."""
+        if request.app.state.gate.going:
+            return json_response({"status": "stopping", "components": {}}, status=503)
         components = await self._pipeline.ready()
         backends = [state for name, state in components.items() if name.startswith("backend:")]
         up = "ok" in backends or not backends

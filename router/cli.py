@@ -6,6 +6,7 @@ What goes wrong for a reason that the user can change is one line on standard er
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -92,10 +93,9 @@ def serve(
 
     found = load(_path(config))
     given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         run(found.model_copy(update={"server": found.server.model_copy(update=given)}), typer.echo)
-    except KeyboardInterrupt:
-        typer.echo("stopped")
+    typer.echo("stopped")
 
 
 @cli.command(epilog='Examples:  outlay ask "Use 4 9 10 13 to make 24."   |   outlay ask --stream --url http://127.0.0.1:8080 "..."')

@@ -3,6 +3,7 @@
 RouterError
 ├── InvalidRequest      the request must be changed; `param` says where                         400
 ├── TooLarge            the body is over the server's limit                                     413
+├── HeadersTooLarge     the headers are                                                     431
 ├── Unauthorized        no API key, or one that is not known                                    401 invalid_api_key
 ├── Forbidden           the key is not for this model, backend or endpoint                      403
 ├── RateLimited         too many requests or tokens of the key in this window                   429 rate_limit_exceeded
@@ -57,6 +58,12 @@ class TooLarge(InvalidRequest):
 
     status = 413
     code = "request_too_large"
+
+
+class HeadersTooLarge(TooLarge):
+    """The headers are over the server's limit."""
+
+    status = 431
 
 
 class Unauthorized(InvalidRequest):

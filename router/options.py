@@ -22,6 +22,9 @@ class ServerOptions(Frozen):
     port: int = Field(8080, ge=0, le=65535, description="0: any free one")
     max_body_mb: float = Field(10, gt=0, description="larger requests are refused with 413")
     max_messages: int = Field(2048, ge=1)
+    max_header_kb: int = Field(64, ge=1, description="of a request's headers together; larger ones are refused with 431")
+    max_requests: int = Field(1000, ge=1, description="answers under way at once; more are turned away with 503 and Retry-After")
+    drain_s: float = Field(30, ge=0, description="after SIGTERM, for what is under way to finish; then it is cancelled")
     first_event_s: float = Field(
         0.3, ge=0, description="a stream waits so long for its first news, so that a refusal gets its own status; then the role is sent"
     )

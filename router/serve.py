@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from router import logs
 from router.app import create_app
@@ -14,6 +16,10 @@ from router.assembly import assemble
 from router.config import Config
 from router.door import open_door
 from router.errors import ConfigError
+from router.options import ServerOptions
+
+GRACE_S = 2
+"""For connections to close after the last answer."""
 
 
 def serve(config: Config, say: Callable[[str], None] = print) -> None:
@@ -28,12 +34,37 @@ async def _serve(config: Config, listening: socket.socket, say: Callable[[str], 
     say("loading models ...")
     try:
         await router.load()
-        server = uvicorn.Server(uvicorn.Config(create_app(router, config.server, door), log_config=None, access_log=False, lifespan="on"))
+        server = Draining(create_app(router, config.server, door), config.server)
         say(greeting(config, *listening.getsockname()[:2]))
         await server.serve(sockets=[listening])
     finally:
         await router.aclose()
         await door.aclose()
+
+
+class Draining(uvicorn.Server):
+    """At the first signal no new request is let in, and what is under way finishes; at the second it is cancelled."""
+
+    def __init__(self, app: FastAPI, options: ServerOptions) -> None:
+        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S)
+        config.h11_max_incomplete_event_size = options.max_header_kb << 10  # headers that never end; `gate.py` weighs those that do
+        config.http = "h11"  # httptools, if it is installed, would read on for ever
+        super().__init__(config)
+        self._gate, self._drain_s, self._signals = app.state.gate, options.drain_s, 0
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Only counted here: a signal comes at any place of the program. uvicorn would raise it again at the end, and so exit with 143."""
+        self._signals += 1
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        if self._signals and self._drain is None:
+            self._drain = asyncio.ensure_future(self._gate.drained(self._drain_s))
+        if self._signals > 1:
+            self._gate.cancel()
+        self.should_exit = self.should_exit or (self._drain is not None and self._drain.done())
+        return await super().on_tick(counter)
 
 
 def greeting(config: Config, host: str, port: int) -> str:
