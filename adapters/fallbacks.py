@@ -82,6 +82,10 @@ class Fallbacks:
         """Of the first backend."""
         return str(getattr(self.backend, "state", lambda: "ok")())
 
+    def states(self) -> dict[str, str]:
+        """Of the first backend's deployments."""
+        return dict(getattr(self.backend, "states", dict)())
+
     def _helps(self, error: BackendError) -> bool:
         """Whether the configuration wants another backend asked after this error."""
         if error.retryable or blames_us(error):

@@ -129,6 +129,11 @@ class Pool:
         rests_s = self._rests_s()
         return "ok" if rests_s <= 0 else f"left alone after failures for another {rests_s:.0f} s"
 
+    def states(self) -> dict[str, str]:
+        """By deployment: `ok`, or `resting` after failures."""
+        now = self._clock()
+        return {one.backend.name: "resting" if one.rests_s(now) > 0 else "ok" for one in self.deployments}
+
     def _rests_s(self) -> float:
         return min(deployment.rests_s(self._clock()) for deployment in self.deployments)
 

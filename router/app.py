@@ -22,9 +22,10 @@ from starlette.responses import Response
 
 from adapters.errors import BackendError
 from router import logs, render, wire
+from router.admin import Admin
 from router.apis import CHAT, Api, api_of
 from router.door import Door
-from router.errors import InvalidRequest, RouterError, TooLarge, UnknownDecision, UnknownModel, from_backend
+from router.errors import InvalidRequest, NoAdmin, RouterError, TooLarge, UnknownDecision, UnknownModel, Unusable, from_backend
 from router.gate import Gate, Gated
 from router.openapi import operation
 from router.options import ServerOptions
@@ -48,7 +49,7 @@ PATHS = (
 )
 
 
-def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Door | None = None) -> FastAPI:
+def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Door | None = None, admin: Admin | None = None) -> FastAPI:
     """The application, open to all without a door. It closes the pipeline and the door when it is shut down."""
     door = door or Door()
 
@@ -64,7 +65,7 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
     gate = Gate(server.max_requests, server.max_header_kb)
     app.state.door, app.state.pipeline, app.state.gate = door, pipeline, gate
     app.add_middleware(Gated, gate=gate)
-    service = Service(pipeline, server, door)
+    service = Service(pipeline, server, door, admin)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
     app.add_exception_handler(HTTPException, _no_such_path)
@@ -99,9 +100,10 @@ class Guarded(APIRoute):
 class Service:
     """The handlers, and what they share."""
 
-    def __init__(self, pipeline: Pipeline, server: ServerOptions, door: Door) -> None:
+    def __init__(self, pipeline: Pipeline, server: ServerOptions, door: Door, admin: Admin | None = None) -> None:
         self._pipeline = pipeline
         self._door = door
+        self._admin = admin
         self._server = server
         self._max_body_bytes = int(server.max_body_mb * 1e6)
         self._started = int(time.time())
@@ -118,6 +120,9 @@ class Service:
             ("GET", "/v1/decisions/{id}", self.decision),
             ("POST", "/v1/feedback", self.feedback),
             ("GET", "/admin/keys", self.keys),
+            ("GET", "/admin/config", self.config),
+            ("PUT", "/admin/config", self.put_config),
+            ("POST", "/admin/config/rollback", self.rollback),
             ("GET", "/health", self.health),
             ("GET", "/ready", self.ready),
             ("GET", "/metrics", self.metrics),
@@ -166,6 +171,31 @@ class Service:
     async def keys(self) -> Response:
         """What each key may spend, and has spent; for a key that may."""
         return json_response({"object": "list", "data": await self._door.usage()})
+
+    async def config(self) -> Response:
+        """The configuration in use, without its secrets."""
+        admin = self._administered()
+        return json_response(admin.shown(), headers={"etag": admin.etag})
+
+    async def put_config(self, request: Request) -> Response:
+        """Use another one, in YAML or JSON; what cannot be used changes nothing."""
+        admin, body = self._administered(), await self._body(request)
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            raise Unusable("the body is not UTF-8 text; send YAML or JSON") from None
+        await admin.put(text, request.headers.get("if-match"))
+        return await self.config()
+
+    async def rollback(self) -> Response:
+        """Use the one before."""
+        await self._administered().rollback()
+        return await self.config()
+
+    def _administered(self) -> Admin:
+        if self._admin is None:
+            raise NoAdmin("no path /admin/config: this server was started without a configuration file")
+        return self._admin
 
     async def health(self) -> Response:
         """Whether the process lives."""

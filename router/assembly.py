@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,59 +28,114 @@ from router.errors import ConfigError
 from router.lessons import Lessons
 from router.metrics import Metrics
 from router.online import Online
-from router.options import LogOptions, ProbeOptions
-from router.parts import Parts
+from router.options import FeedbackOptions, LogOptions, ProbeOptions, ShadowOptions
+from router.parts import Estimator, Parts
 from router.pipeline import Router
-from router.shadow import Shadow
+from router.shadow import Compared, Shadow
 from router.watch import Watch
 
 logger = logging.getLogger("outlay")
 
 
-def assemble(config: Config) -> Router:
+Before = tuple[Config, Router]
+"""What is in use: what a new configuration leaves as it is, is taken from it."""
+
+
+def assemble(config: Config, before: Before | None = None) -> Router:
     """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
     try:
-        built = parts(config)
+        built = parts(config, before)
         held = replace(built, accepted=held_to(config.policies, built, config.probe))
-        return Router(held, online=online(config, built), metrics=Metrics(config.metrics))
+        beside = online(config, held, before)
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error
+    if before is None:
+        return Router(held, online=beside, metrics=Metrics(config.metrics))
+    old = before[1]
+    return Router(held, old.log, beside, old.metrics, old.memory)
 
 
-def parts(config: Config) -> Parts:
+def parts(config: Config, before: Before | None = None) -> Parts:
     """Everything that the configuration names. Raises AdapterError, DifficultyError or CurvesError."""
-    backends = build_backends(config.backends)
+    was, had = (before[0], before[1].parts) if before else (None, None)
+    backends: dict[str, Backend] = {**build_backends(config.backends)}
+    if was and had:
+        backends |= {name: had.backends[name] for name in backends if _same_backend(name, config, was)}
     verifiers = {name: build_verifier(name, options, backends) for name, options in config.verifiers.items()}
+    if was and had:
+        verifiers |= {name: had.verifiers[name] for name in verifiers if _same_verifier(name, config, was)}
     sold = market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves())
-    probe = open_probe(config.probe, sold.by_price(backends))
+    same_cache, same_budgets = was is not None and was.cache == config.cache, was is not None and was.budgets == config.budgets
     return Parts(
         backends=backends,
         verifiers=verifiers,
         policies=dict(config.policies),
         default_policy=config.default_policy,
         market=sold,
-        probe=ProbeService(probe, config.probe) if probe else None,
+        probe=_probe(config, sold.by_price(backends), before),
+        probe_from=_probe_from(config, sold.by_price(backends)),
         probe_price=config.probe.price,
         when_unavailable=config.probe.when_unavailable,
-        cache=build_cache(config.cache.url) if config.cache else None,
+        cache=had.cache if had and same_cache else build_cache(config.cache.url) if config.cache else None,
         cache_ttl_s=config.cache.ttl_s if config.cache else 0.0,
-        tallies=build_tallies(config.budgets.url),
+        tallies=had.tallies if had and same_budgets else build_tallies(config.budgets.url),
         sessions=config.sessions,
         baseline=config.baseline,
     )
 
 
-def online(config: Config, built: Parts) -> Online:
-    """What goes on beside the requests."""
-    feedback, shadow, log = config.feedback, config.shadow, config.log
-    shared = build_cache(feedback.state, prefix="outlay:answers:") if is_redis(feedback.state) else None
-    return Online(
-        writers(log) if log else (),
-        Lessons(feedback, build_sums(feedback.state), shared),
-        Watch(config.drift),
-        (lambda tell: Shadow(shadow, built, tell)) if shadow else None,
-        prompts=log is not None and log.prompts,
+def _same_backend(name: str, config: Config, was: Config) -> bool:
+    """Whether a backend, and whatever answers in its place, is what it was: so it stays, with its model and its connections."""
+    names = [name]
+    for one in names:
+        names += [other for other in getattr(config.backends[one], "fallbacks", ()) if other not in names]
+    return all(was.backends.get(one) == config.backends[one] for one in names)
+
+
+def _same_verifier(name: str, config: Config, was: Config) -> bool:
+    options = config.verifiers[name]
+    asked = getattr(options, "backend", None)
+    return was.verifiers.get(name) == options and (asked is None or _same_backend(asked, config, was))
+
+
+def _probe(config: Config, by_price: Sequence[str], before: Before | None) -> Estimator | None:
+    """The probe in use stays where neither its options nor its artifact nor the order of prices changed."""
+    if before is not None and before[1].parts.probe is not None and before[1].parts.probe_from == _probe_from(config, by_price):
+        return before[1].parts.probe
+    probe = open_probe(config.probe, by_price)
+    return ProbeService(probe, config.probe) if probe else None
+
+
+def _probe_from(config: Config, by_price: Sequence[str]) -> object:
+    artifact = config.probe.artifact
+    return config.probe, resolved(Path(artifact)) if artifact else None, tuple(by_price)
+
+
+def online(config: Config, built: Parts, before: Before | None = None) -> Online:
+    """What goes on beside the requests; whatever is configured as before goes on."""
+    was, old = (before[0], before[1].online) if before else (None, None)
+    same = {name for name in ("log", "feedback", "drift", "shadow") if was and getattr(was, name) == getattr(config, name)}
+    learned = (
+        before is not None and before[1].parts.probe is built.probe and before[1].parts.market.curves.digest == built.market.curves.digest
     )
+    return Online(
+        old.writers if old and "log" in same else writers(config.log) if config.log else (),
+        old.lessons if old and "feedback" in same else _lessons(config.feedback),
+        old.watch if old and "drift" in same and learned else Watch(config.drift),
+        _shadow(config.shadow, built, old.shadow if old and "shadow" in same else None),
+        prompts=config.log is not None and config.log.prompts,
+    )
+
+
+def _lessons(options: FeedbackOptions) -> Lessons:
+    shared = build_cache(options.state, prefix="outlay:answers:") if is_redis(options.state) else None
+    return Lessons(options, build_sums(options.state), shared)
+
+
+def _shadow(options: ShadowOptions | None, built: Parts, old: Shadow | None) -> Callable[[Callable[[Compared], None]], Shadow] | None:
+    if options is None:
+        return None
+    return (lambda tell: old) if old else (lambda tell: Shadow(options, built, tell))
 
 
 def writers(log: LogOptions) -> list[EventWriter]:

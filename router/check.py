@@ -87,12 +87,20 @@ def check(path: Path, console: Console | None = None) -> int:
     if not tests.exists():
         console.print(f"no {tests.name}: the policies are not tested")
         return 0
-    failures = [(test, found) for test in read_tests(tests).tests if (found := run_test(test, config, market))]
-    for test, found in failures:
+    count, failed = len(read_tests(tests).tests), failures(path, config, market)
+    for test, found in failed:
         console.print(f"FAILED {tests.name}: {test.name}: {found}", style="red", markup=False)
-    count = len(read_tests(tests).tests)
-    console.print(f"{tests.name}: {count - len(failures)} of {count} passed")
-    return 1 if failures else 0
+    console.print(f"{tests.name}: {count - len(failed)} of {count} passed")
+    return 1 if failed else 0
+
+
+def failures(path: Path, config: Config, market: Market | None = None) -> list[tuple[PolicyTest, str]]:
+    """The policy tests beside a configuration that fail, each with why. Raises ConfigError where they cannot be read."""
+    tests = path.with_name(f"{path.stem}_test.yaml")
+    if not tests.exists():
+        return []
+    market = market or _market(config, Console(quiet=True))
+    return [(test, found) for test in read_tests(tests).tests if (found := run_test(test, config, market))]
 
 
 def _market(config: Config, console: Console) -> Market:

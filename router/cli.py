@@ -88,13 +88,10 @@ def serve(
     ] = None,
 ) -> None:
     """Start the gateway."""
-    from router.config import load
     from router.serve import serve as run
 
-    found = load(_path(config))
-    given = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     with contextlib.suppress(KeyboardInterrupt):
-        run(found.model_copy(update={"server": found.server.model_copy(update=given)}), typer.echo)
+        run(_path(config), typer.echo, host, port)
     typer.echo("stopped")
 
 
@@ -315,7 +312,7 @@ artifacts = typer.Typer(
 cli.add_typer(artifacts, name="artifacts")
 
 ArtifactArgument = Annotated[Path, typer.Argument(help="Folder that `outlay fit --out` wrote to.", exists=True, file_okay=False)]
-NEXT = "a running gateway takes it when it is started again"
+NEXT = "a running gateway takes it within seconds (server.reload_s)"
 
 
 @artifacts.command("list", epilog="Example:  outlay artifacts list learned")

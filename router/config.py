@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -72,13 +73,17 @@ def default_path() -> Path:
 
 def load(path: str | Path) -> Config:
     """The configuration in a file. Raises ConfigError with a line for each mistake."""
-    raw = read_yaml(Path(path))
+    return parse(read_yaml(Path(path)), str(path))
+
+
+def parse(raw: dict[str, Any], where: str) -> Config:
+    """The configuration of a mapping; `where` it stands, for messages. Raises ConfigError."""
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, raw, Config))) from None
+        raise ConfigError("\n".join(f"{where}: {line}" for line in explain(error, raw, Config))) from None
     if wrong := list(check_references(config)):
-        raise ConfigError("\n".join(f"{path}: {line}" for line in wrong))
+        raise ConfigError("\n".join(f"{where}: {line}" for line in wrong))
     return config
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from adapters.accounts import METERS, NANO, Account, Entry
 from adapters.ledger import build_ledger
 from router.config import Config
-from router.errors import Forbidden
+from router.errors import Forbidden, NoAdmin
 from router.keys import Key, KeyRing
 from router.purse import Purse
 from router.teller import Teller
@@ -29,6 +29,8 @@ class Door:
 
     def enter(self, path: str, headers: Mapping[str, str]) -> Purse:
         """The purse for one request. Raises Unauthorized or Forbidden."""
+        if path.startswith("/admin") and (self._ring is None or not self._ring.has_admin):
+            raise NoAdmin(f"no path {path}: there is no admin key; `outlay keys create --admin` makes one, where keys.path is configured")
         if self._ring is None or self._teller is None or path in OPEN_PATHS:
             return Purse()
         key = self._ring.key_of(headers)
@@ -36,10 +38,20 @@ class Door:
             raise Forbidden(f"the API key {key.id} is not for {path}; `outlay keys create --admin` makes one that is")
         return Purse.of(key, secrets.token_hex(12), self._teller)
 
+    def check(self, policies: Iterable[str], backends: Iterable[str]) -> None:
+        """That every key's names lead somewhere among these. Raises ConfigError."""
+        if self._ring is not None:
+            self._ring.check(policies, backends)
+
+    def names(self, policies: Iterable[str], backends: Iterable[str]) -> None:
+        """What keys may name from now on."""
+        if self._ring is not None:
+            self._ring.names(policies, backends)
+
     async def usage(self) -> list[dict[str, Any]]:
         """Every key, with what it may spend and has spent in the present windows; for whoever has an admin key."""
         if self._ring is None or self._teller is None:
-            raise Forbidden("this server asks for no keys, so nobody is its administrator; see keys.path in the configuration")
+            return []
         return [{**_shown(key), "used": await self._used(key.account)} for key in self._ring.keys]
 
     async def _used(self, account: Account) -> dict[str, dict[str, float]]:

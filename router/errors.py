@@ -6,6 +6,9 @@ RouterError
 ├── HeadersTooLarge     the headers are                                                     431
 ├── Unauthorized        no API key, or one that is not known                                    401 invalid_api_key
 ├── Forbidden           the key is not for this model, backend or endpoint                      403
+├── NoAdmin             /admin, where there is no admin key                                     404
+├── Changed             the configuration is not the one that If-Match names                    412
+├── Unusable            the configuration that was sent cannot be used                          422
 ├── RateLimited         too many requests or tokens of the key in this window                   429 rate_limit_exceeded
 ├── OverQuota           the key's budget does not pay for this                                  429 insufficient_quota
 ├── LedgerDown          nobody knows what the key has left, and the server is told to refuse    503
@@ -78,6 +81,27 @@ class Forbidden(InvalidRequest):
 
     status = 403
     code = "permission_denied"
+
+
+class NoAdmin(InvalidRequest):
+    """There is nobody whom the endpoint would be for."""
+
+    status = 404
+    code = "not_found"
+
+
+class Changed(InvalidRequest):
+    """The configuration is not the one that `If-Match` names."""
+
+    status = 412
+    code = "precondition_failed"
+
+
+class Unusable(InvalidRequest):
+    """The configuration that was sent cannot be used; the message says where and why."""
+
+    status = 422
+    code = "invalid_configuration"
 
 
 class RateLimited(RouterError):

@@ -186,6 +186,20 @@ class KeyRing:
             raise Unauthorized(f"the API key {key.id} was revoked")
         return key
 
+    def check(self, policies: Iterable[str], backends: Iterable[str]) -> None:
+        """That each name in a key leads somewhere among these. Raises ConfigError."""
+        if wrong := list(check_names(KeyFile(keys=tuple(self._keys.values())), policies, backends)):
+            raise ConfigError("\n".join(f"{self._path}: {line}" for line in wrong))
+
+    def names(self, policies: Iterable[str], backends: Iterable[str]) -> None:
+        """What keys may name from now on."""
+        self._policies, self._backends = list(policies), list(backends)
+
+    @property
+    def has_admin(self) -> bool:
+        """Whether anybody may use /admin."""
+        return any(key.admin and not key.revoked for key in self.keys)
+
     def _refresh(self) -> None:
         if self._clock() < self._look_at:
             return

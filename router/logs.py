@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from datetime import UTC, datetime
+from typing import Literal
 
 from router.pipeline_types import Ask, Outcome
 
@@ -11,16 +14,29 @@ log = logging.getLogger("outlay")
 PROMPT_CHARACTERS = 200
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure(form: Literal["text", "json"] = "text", level: int = logging.INFO) -> None:
     """Log to standard error, with times."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Json() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class Json(logging.Formatter):
+    """One object a line: time, level, logger, message; of a request its decision's id and what was bought."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        line |= getattr(record, "outlay", {}) | ({"error": self.formatException(record.exc_info)} if record.exc_info else {})
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 def answered(ask: Ask, outcome: Outcome, *, with_prompt: bool) -> None:
     """One line: what was bought for this request."""
     if not log.isEnabledFor(logging.INFO):
         return
-    fields = {
+    fields: dict[str, object] = {
         "policy": outcome.policy,
         "plan": outcome.plan,
         "cost_usd": f"{outcome.cost_usd:.6f}",
@@ -30,14 +46,16 @@ def answered(ask: Ask, outcome: Outcome, *, with_prompt: bool) -> None:
         "degraded": ",".join(outcome.degraded) or None,
         "prompt": ask.request.prompt[:PROMPT_CHARACTERS] if with_prompt else None,
     }
-    log.info("%s %s", outcome.id, " ".join(f"{name}={value!r}" for name, value in fields.items() if value is not None))
+    said = {name: value for name, value in fields.items() if value is not None}
+    extra = {"outlay": {"decision_id": outcome.id, **said, "cost_usd": outcome.cost_usd, "latency_s": round(outcome.latency_s, 6)}}
+    log.info("%s %s", outcome.id, " ".join(f"{name}={value!r}" for name, value in said.items()), extra=extra)
 
 
 def abandoned(ask: Ask) -> None:
     """The client went away; its work was cancelled."""
-    log.info("%s abandoned by its client", ask.id)
+    log.info("%s abandoned by its client", ask.id, extra={"outlay": {"decision_id": ask.id}})
 
 
 def failed(id: str, error: Exception) -> None:
     """A failure of our own, with its trace. The caller gets the id and nothing else."""
-    log.error("%s failed", id, exc_info=error)
+    log.error("%s failed", id, exc_info=error, extra={"outlay": {"error_id": id}})

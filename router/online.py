@@ -41,9 +41,15 @@ class Online:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.writers, self.lessons, self.watch = writers, lessons or Lessons(), watch or Watch(None)
-        self.watch.tell = self.log
         self.shadow = shadow(self._compared) if shadow else None
+        self.adopt()
         self._prompts, self._clock = prompts, clock
+
+    def adopt(self) -> None:
+        """Be told of alarms and of shadows, also by parts that came from another configuration, or went to one that failed."""
+        self.watch.tell = self.log
+        if self.shadow is not None:
+            self.shadow.tell = self._compared
 
     def log(self, event: Event) -> None:
         """Hand an event to every sink."""
@@ -112,12 +118,18 @@ class Online:
         """Take what feedback has taught before, so that the first request has it."""
         await self.lessons.load()
 
-    async def aclose(self) -> None:
-        """Cancel shadows, hand in labels, write what waits."""
-        if self.shadow is not None:
+    def owned(self) -> list[object]:
+        """All that is to be ended at the end."""
+        return [*([self.shadow] if self.shadow else []), self.lessons, *self.writers]
+
+    async def aclose(self, keep: Sequence[object] = ()) -> None:
+        """Cancel shadows, hand in labels, write what waits; all but what is to be kept, for another router has it too."""
+        ends = [part for part in self.owned() if not any(part is other for other in keep)]
+        if self.shadow in ends and self.shadow is not None:
             await self.shadow.aclose()
-        await self.lessons.aclose()
-        await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers))
+        if self.lessons in ends:
+            await self.lessons.aclose()
+        await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers if writer in ends))
 
 
 def _sent(job: Job, candidate: Candidate, *, best: bool) -> Sent:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from adapters.cache import Cache
 from adapters.tallies import MemoryTallies, Tallies
@@ -39,6 +39,8 @@ class Parts:
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
     probe: Estimator | None = None
     """None: every estimate comes from the heuristic."""
+    probe_from: object = None
+    """What the probe was opened from: while that is so, another configuration has the same one."""
     probe_price: Price = field(default_factory=Price)
     when_unavailable: str | None = None
     """Backend that answers where the probe is down; None: the heuristic's estimate decides."""
@@ -82,10 +84,16 @@ class Parts:
             if (load := getattr(part, "load", None)) is not None:
                 await load()
 
-    async def aclose(self) -> None:
-        """Release all of it."""
-        for part in (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache, self.tallies):
-            if part is not None:
+    def owned(self) -> list[Any]:
+        """All that is to be released at the end."""
+        parts = (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache, self.tallies)
+        return [part for part in parts if part is not None]
+
+    async def aclose(self, keep: Sequence[object] = ()) -> None:
+        """Release all of it but what is to be kept, for another router has it too."""
+        kept = {id(part) for part in keep}
+        for part in self.owned():
+            if id(part) not in kept:
                 await part.aclose()
 
 

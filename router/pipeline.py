@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adapters.cache import MemoryCache
+from adapters.cache import Cache, MemoryCache
 from adapters.errors import BackendError
 from adapters.types import Delta
 from difficulty.belief import Evidence
@@ -73,6 +73,7 @@ class Router:
         log: DecisionLog | None = None,
         online: Online | None = None,
         metrics: Metrics | None = None,
+        memory: Cache | None = None,
         *,
         strategies: Mapping[str, Strategy] = STRATEGIES,
         clock: Callable[[], float] = time.monotonic,
@@ -82,7 +83,9 @@ class Router:
         self.earlier = EarlierWork(parts.cache, parts.cache_ttl_s)
         self.flights = Flights(parts.cache)
         self.pacer = Pacer(parts.tallies)
-        self.threads = Threads(parts.cache or MemoryCache(), parts.sessions)
+        self.memory = memory or MemoryCache()
+        """Where conversations are kept, without a cache."""
+        self.threads = Threads(parts.cache or self.memory, parts.sessions)
         self.log, self.online, self.metrics = log or DecisionLog(), online or Online(), metrics or Metrics()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
@@ -316,10 +319,14 @@ class Router:
         await self.parts.load()
         await self.online.load()
 
-    async def aclose(self) -> None:
-        """End what goes on beside requests; release backends, verifiers, probe and cache."""
-        await self.online.aclose()
-        await self.parts.aclose()
+    def owned(self) -> list[object]:
+        """All that `aclose` would release."""
+        return [*self.online.owned(), *self.parts.owned()]
+
+    async def aclose(self, keep: Sequence[object] = ()) -> None:
+        """End what goes on beside requests; release backends, verifiers, probe and cache. Not what is to be kept."""
+        await self.online.aclose(keep)
+        await self.parts.aclose(keep)
 
 
 class _Live:

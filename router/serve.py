@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from router import logs
+from router.admin import Admin
 from router.app import create_app
-from router.assembly import assemble
-from router.config import Config
+from router.config import Config, load
 from router.door import open_door
 from router.errors import ConfigError
+from router.live import Live
 from router.options import ServerOptions
 
 GRACE_S = 2
 """For connections to close after the last answer."""
 
 
-def serve(config: Config, say: Callable[[str], None] = print) -> None:
-    """Serve until told to stop. Raises ConfigError where a part cannot be built or the port is taken."""
-    logs.configure()
-    with listen(config.server.host, config.server.port) as listening, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, listening, say))
+def serve(path: Path, say: Callable[[str], None] = print, host: str | None = None, port: int | None = None) -> None:
+    """Serve the configuration in a file until told to stop. Raises ConfigError where a part cannot be built or the port is taken."""
+    config = load(path)
+    logs.configure(config.server.log_format)
+    at = host or config.server.host, config.server.port if port is None else port
+    with listen(*at) as listening, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(path, config, listening, say))
 
 
-async def _serve(config: Config, listening: socket.socket, say: Callable[[str], None]) -> None:
-    router, door = assemble(config), open_door(config)
+async def _serve(path: Path, config: Config, listening: socket.socket, say: Callable[[str], None]) -> None:
+    live, door = Live(config), open_door(config)
     say("loading models ...")
     try:
-        await router.load()
-        server = Draining(create_app(router, config.server, door), config.server)
+        await live.load()
+        admin = Admin(live, path, door)
+        server = Draining(create_app(live, config.server, door, admin), config.server)
         say(greeting(config, *listening.getsockname()[:2]))
-        await server.serve(sockets=[listening])
+        async with _reloading(admin, config.server.reload_s):
+            await server.serve(sockets=[listening])
     finally:
-        await router.aclose()
+        await live.aclose()
         await door.aclose()
 
 
@@ -65,6 +73,28 @@ class Draining(uvicorn.Server):
             self._gate.cancel()
         self.should_exit = self.should_exit or (self._drain is not None and self._drain.done())
         return await super().on_tick(counter)
+
+
+@asynccontextmanager
+async def _reloading(admin: Admin, every_s: float) -> AsyncIterator[None]:
+    """Take the configuration anew at SIGHUP, and when its file changes."""
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    if every_s:
+        tasks.add(loop.create_task(admin.watch(every_s), name="watch configuration"))
+
+    def reload() -> None:
+        task = loop.create_task(admin.reload(), name="reload configuration")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def greeting(config: Config, host: str, port: int) -> str:

@@ -60,13 +60,17 @@ class Shadow:
         clock: Callable[[], float] = time.time,
         after_s: float = 1.0,
     ) -> None:
-        self._options, self._parts, self._tell, self._dice, self._clock, self._after_s = options, parts, tell, dice, clock, after_s
+        self._options, self._parts, self.tell, self._dice, self._clock, self._after_s = options, parts, tell, dice, clock, after_s
         self._queue: asyncio.Queue[_Task] = asyncio.Queue(QUEUE)
         self._worker: asyncio.Task[None] | None = None
         self._hour, self._spent_usd, self._closed = 0, 0.0, False
         self.counts: Counter[str] = Counter()
         """Calls that were `called`, `failed`, `skipped` for want of money or `crowded` out."""
         self.total_usd = 0.0
+
+    def serve(self, parts: Parts) -> None:
+        """Go on with other parts, with the queue and the purse that there are."""
+        self._parts = parts
 
     def offer(self, job: Job, outcome: Outcome) -> None:
         """Perhaps ask the shadow what it would have said. Returns at once."""
@@ -115,7 +119,7 @@ class Shadow:
             self.total_usd += run.spent_usd
             self.counts["skipped" if error == "cost limit" else "failed" if error else "called"] += 1
             if run.calls or error != "cost limit":
-                self._tell(self._compared(task, run, scores, error))
+                self.tell(self._compared(task, run, scores, error))
 
     async def _compare(self, task: _Task, run: Run) -> tuple[Scored, Scored]:
         choices = await run.generate(self._options.backend, task.request, verifier=task.verifier)

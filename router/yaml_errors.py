@@ -30,15 +30,24 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises ConfigError."""
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The mapping in a text; `where` it stands, for messages. Raises ConfigError."""
+    try:
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_line(error)}: is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(f"{where}{_line(error)}: is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: must hold a mapping, with backends and policies")
+        raise ConfigError(f"{where}: must hold a mapping, with backends and policies")
     return raw
 
 

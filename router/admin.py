@@ -1,0 +1,183 @@
+"""The configuration of a running gateway: taken from its file when that changes, from `PUT /admin/config`, from SIGHUP, or from before.
+
+Whatever comes is validated first, as `outlay check` does, policy tests of the file included; what fails leaves the last good one in use.
+What is put over HTTP holds until the file changes or the process ends: the file is the operator's, and never written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from difficulty.versions import resolved
+from router.assembly import located
+from router.check import failures
+from router.config import Config, parse
+from router.door import Door
+from router.errors import Changed, ConfigError, Unusable
+from router.live import Live
+from router.yaml_errors import parse_yaml
+
+log = logging.getLogger("outlay")
+
+MASK = str(SecretStr("x"))
+"""What stands for a secret that is not shown; sent back, it means the secret that is there."""
+PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+(?=@)")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A configuration with where it came from."""
+
+    config: Config
+    raw: Mapping[str, Any]
+    """As it was written, secrets and all: never shown."""
+    source: str
+
+    @property
+    def etag(self) -> str:
+        """Changes with the configuration."""
+        return '"' + hashlib.sha256(json.dumps(self.raw, sort_keys=True, default=str).encode()).hexdigest()[:16] + '"'
+
+
+class Admin:
+    """Changes what `live` uses; keeps what was in use before."""
+
+    def __init__(self, live: Live, path: Path, door: Door | None = None) -> None:
+        self._live, self._path, self._door = live, path, door or Door()
+        self._current = Version(live.config, parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path))
+        self._before: list[Version] = []
+        self._stamps = self._seen()
+        self._lock = asyncio.Lock()
+
+    def shown(self) -> dict[str, Any]:
+        """The configuration in use with every default, secrets masked, and what waits for a restart."""
+        effective = _masked(self._current.config.model_dump(mode="json", by_alias=True))
+        head = {"etag": self._current.etag, "source": self._current.source, "versions_before": len(self._before)}
+        return {**head, "restart_needed_for": self._live.waiting_for_restart(), "config": effective}
+
+    @property
+    def etag(self) -> str:
+        """Of the configuration in use."""
+        return self._current.etag
+
+    async def put(self, text: str, if_match: str | None) -> None:
+        """Use another configuration. Raises Changed or Unusable, and changes nothing."""
+        async with self._lock:
+            if if_match not in (None, "*", self.etag):
+                raise Changed(f"the configuration is {self.etag} now; get it again, and send its ETag as If-Match")
+            try:
+                raw = _unmasked(parse_yaml(text, "body"), self._current.raw, "")
+                await self._use(Version(parse(raw, "body"), raw, "PUT /admin/config"))
+            except ConfigError as error:
+                raise Unusable(str(error)) from None
+
+    async def rollback(self) -> None:
+        """Use the configuration before this one again. Raises Unusable."""
+        async with self._lock:
+            if not self._before:
+                raise Unusable("no other configuration was in use before")
+            to = self._before[-1]
+            try:
+                await self._apply(to.config)
+            except ConfigError as error:
+                raise Unusable(str(error)) from None
+            self._current = to
+            self._before.pop()
+            log.info("configuration %s of %s is in use again", self.etag, to.source)
+
+    async def reload(self) -> None:
+        """Read the file, and what it names, again. What is wrong is logged, and the last good configuration stays."""
+        async with self._lock:
+            try:
+                self._stamps = self._seen()
+                raw = parse_yaml(await asyncio.to_thread(self._path.read_text, encoding="utf-8"), str(self._path))
+                config = parse(raw, str(self._path))
+                await asyncio.to_thread(_tested, self._path, config)
+                await self._use(Version(config, raw, str(self._path)))
+            except (ConfigError, OSError, UnicodeDecodeError) as error:
+                log.error("the configuration was not taken, the last good one stays: %s", error)
+
+    async def watch(self, every_s: float) -> None:
+        """Reload whenever the file, its tests, or an artifact that it names has changed."""
+        while True:
+            await asyncio.sleep(every_s)
+            if await asyncio.to_thread(self._seen) != self._stamps:
+                await self.reload()
+
+    async def _use(self, version: Version) -> None:
+        await self._apply(version.config)
+        if version.etag != self.etag:
+            self._before = [*self._before, self._current][-20:]
+        self._current = version
+        self._stamps = self._seen()
+        waiting = self._live.waiting_for_restart()
+        log.info("configuration %s of %s is in use%s", self.etag, version.source, f"; {waiting} need a restart" if waiting else "")
+
+    async def _apply(self, config: Config) -> None:
+        self._door.check(config.policies, config.backends)
+        await self._live.use(config)
+        self._door.names(config.policies, config.backends)
+
+    def _seen(self) -> list[tuple[str, int, int] | None]:
+        """What would change with the file and with what it names."""
+        return [_stamp(path) for path in (self._path, *_named(self._live.config))]
+
+
+def _tested(path: Path, config: Config) -> None:
+    """The policy tests beside the file. Raises ConfigError with those that fail."""
+    if failed := failures(path, config):
+        raise ConfigError("\n".join(f"{test.name}: {found}" for test, found in failed))
+
+
+def _named(config: Config) -> Iterator[Path]:
+    """Files whose change is a change of the configuration: artifacts, curves, certificates beside them."""
+    if config.curves:
+        with suppress(Exception):  # a pointer that cannot be read now is reported when it is loaded
+            yield located(config.curves)
+    if config.probe.artifact:
+        with suppress(Exception):
+            yield resolved(Path(config.probe.artifact)) / "probe.json"
+
+
+def _stamp(path: Path) -> tuple[str, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+def _masked(value: Any) -> Any:
+    """Without passwords in addresses; other secrets are masked by their type."""
+    if isinstance(value, str):
+        return PASSWORD.sub(rf"\1:{MASK}", value)
+    if isinstance(value, Mapping):
+        return {key: _masked(item) for key, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _unmasked(value: Any, was: Any, place: str) -> Any:
+    """With the secrets that a mask stands for. Raises ConfigError where there is none."""
+    if isinstance(value, Mapping):
+        before = was if isinstance(was, Mapping) else {}
+        return {key: _unmasked(item, before.get(key), f"{place}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list):
+        return [
+            _unmasked(item, was[i] if isinstance(was, list) and i < len(was) else None, f"{place}[{i}]") for i, item in enumerate(value)
+        ]
+    if isinstance(value, str) and MASK in value:
+        if not isinstance(was, str):
+            raise ConfigError(f"body: {place}: holds a mask where no secret was; write the secret, or os.environ/NAME")
+        return was
+    return value
