@@ -32,17 +32,17 @@ _LATEX = (
 )
 
 
-def normalise(text: str, pattern: str | None = None) -> str:
+def normalise(text: str, pattern: str | None = None, *, guess: bool = True) -> str:
     """The answer in `text`, in the form in which answers are compared.
 
     With a pattern, the last match's last group that took part (the whole match without groups). A text that the pattern does
     not find counts as a whole. Without one, by the first that is there: a JSON object or array, \\boxed{}, "#### X",
-    "the answer is X", the last number (not in a text with a code block), the whole text.
+    "the answer is X", the last number (not in a text with a code block, and only by `guess`), the whole text.
     """
     if pattern is not None:
         found = _last(re.compile(pattern), text)
         return _plain(text) if found is None else _value(found)
-    for find in (_json, _marked, _number):
+    for find in (_json, _marked, _number) if guess else (_json, _marked):
         if answer := find(text):
             return answer
     return _plain(text)

@@ -45,9 +45,10 @@ def best(pool: Sequence[Candidate]) -> Candidate | None:
 def distinct(first: Candidate, pool: Sequence[Candidate], pattern: str | None = None) -> tuple[Candidate, ...]:
     """One candidate for each different answer of the pool, `first` before all others, these by rank and then by how many say the same.
 
-    What counts as the same answer is what `adapters.answers.normalise` finds, by the pattern if there is one.
+    What counts as the same answer is what `adapters.answers.normalise` finds, by the pattern if there is one; but a last number is not
+    taken for the answer, as it is in a vote: two ways to the same number are two choices to a person.
     """
-    said = {id(c): normalise(c.text, pattern) for c in (first, *pool)}
+    said = {id(c): normalise(c.text, pattern, guess=False) for c in (first, *pool)}
     votes = Counter(said[id(c)] for c in pool)
     whole = [c for c in pool if c.choice.finish_reason != "cancelled"]
     ordered = (first, *sorted(whole, key=lambda c: (_rank(c), votes[said[id(c)]]), reverse=True))

@@ -128,7 +128,7 @@ class ChatReader:
         found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
         words = dict.fromkeys(text[begin:end].replace(CUT, "") for token, (begin, end) in pairs if token == self._tokenizer.unk_token_id)
-        return list(words)[:3]
+        return [word for word in words if word][:3]
 
     def _refused(self, message: str, code: str) -> BackendRefused:
         return BackendRefused(self._name, message, code=code)

@@ -77,6 +77,21 @@ async def test_the_ceiling_bounds_the_choices() -> None:
     assert outcome.truncated_by == "cost"
 
 
+@pytest.mark.parametrize(
+    ("texts", "answers"),
+    [
+        (["3*8=24", "4*6=24"], 2),
+        (["so the answer is 24.", "hence the answer is 24"], 1),
+        (['{"a": 1, "b": 2}', '{"b": 2, "a": 1.0}'], 1),
+        (["Yes.", "yes"], 1),
+    ],
+)
+def test_two_ways_to_a_number_are_two_choices(texts: list[str], answers: int) -> None:
+    """Unlike in a vote, the last number is not the answer; what is marked as one is, and JSON is compared as JSON."""
+    pool = [candidate(text) for text in texts]
+    assert len(distinct(pool[0], pool)) == answers
+
+
 @given(st.lists(st.tuples(st.sampled_from(["1", "2", "3", "x"]), st.none() | st.floats(0, 1), st.booleans()), min_size=1, max_size=12))
 def test_distinct_choices_are_the_best_of_each_answer_in_order(pool: list[tuple[str, float | None, bool]]) -> None:
     """No answer twice, none left out, the best first, and of each answer its best candidate."""
@@ -87,7 +102,7 @@ def test_distinct_choices_are_the_best_of_each_answer_in_order(pool: list[tuple[
     assert first is not None
     found = distinct(first, candidates)
     assert found[0] is first
-    said = [normalise(c.text) for c in found]
+    said = [normalise(c.text, guess=False) for c in found]
     assert len(set(said)) == len(said) == len({text for text, _, _ in pool})
     ranks = [(not c.fault, c.score is not None, c.score or 0.0) for c in found]
     assert ranks == sorted(ranks, reverse=True)
