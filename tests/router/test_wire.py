@@ -294,9 +294,11 @@ def test_what_json_has_no_number_for_becomes_null() -> None:
 
 
 def test_default_headers_are_few_and_verbose_ones_asked_for() -> None:
-    """Id, plan, model, cost, overhead and cache always; what was cut or lost when it was; the rest on request."""
+    """Id, plan, model, cost, overhead, cache and fallbacks always; what was cut or lost when it was; the rest on request."""
     plain = render.headers(ask(), outcome(ask()))
-    assert set(plain) == {f"x-outlay-{name}" for name in ("decision-id", "plan", "model", "cost-usd", "overhead-ms", "cache")}
+    assert set(plain) == {
+        f"x-outlay-{name}" for name in ("decision-id", "plan", "model", "cost-usd", "overhead-ms", "cache", "attempted-fallbacks")
+    }
     marked = render.headers(ask(), outcome(ask(), truncated_by="cost", cached=True, degraded=("probe", "cache")))
     assert (marked["x-outlay-truncated-by"], marked["x-outlay-cache"], marked["x-outlay-degraded"]) == ("cost", "hit", "probe,cache")
     verbose = render.headers(ask(verbose=True), outcome(ask()))
