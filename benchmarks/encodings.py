@@ -16,7 +16,7 @@ from difficulty.encoders import Encoder, Encoding, View
 
 ENCODER = "onnx:sentence-transformers/all-MiniLM-L6-v2"
 HALFWAY = View(3, "mean")
-"""Layers 2 to 6 rank alike in-domain (within .005 of APGR), lower ones are cheaper; the probe stops reading here."""
+"""Picked by looking at GSM8K and MMLU, test sides included: layers 1 to 6 lie within .02 of APGR there, and lower ones are cheaper."""
 FOLDER = ROOT / ".outlay" / "encodings"
 
 
