@@ -207,8 +207,8 @@ def best_of_16(world: World) -> Method:
 
 def _over(method: Method, other: Method, target: Method, weights: Array) -> list[float] | None:
     """What a method pays for the target's accuracy over what another does; None where one of them never reaches it."""
-    pays = _pays(method, target, weights) / (_pays(other, target, weights) if other is not target else other.cost[0] @ weights)
-    return _interval(pays) if np.isfinite(pays[0]) else None
+    paid, others = _pays(method, target, weights), other.cost[0] @ weights if other is target else _pays(other, target, weights)
+    return _interval(paid / others) if np.isfinite(paid[0]) and np.isfinite(others[0]) else None
 
 
 def _pays(method: Method, target: Method, weights: Array) -> Array:
@@ -237,7 +237,7 @@ def page(figures: Mapping[str, Any]) -> str:
     ]
     for name, target in figures["targets"].items():
         rows = [
-            [method, _text(paid), _text(figures["against"][name].get(method)) if method in figures["against"][name] else ""]
+            [method, _text(paid), _text(against) if (against := figures["against"][name].get(method)) else ""]
             for method, paid in figures["paid"][name].items()
         ]
         lines += [
