@@ -19,7 +19,7 @@ help: ## what can be made
 
 setup: $(READY) ## create .venv with everything in it; again only when pyproject.toml changes
 
-$(READY): pyproject.toml scripts/setup
+$(READY): pyproject.toml scripts/setup scripts/constraints.txt
 	@scripts/setup $(VENV) && touch $(READY)
 
 demo: setup ## 200 puzzles through the gateway: accuracy, cost and latency of every plan (DEMO_ARGS="--puzzles 40")
