@@ -86,7 +86,7 @@ def block(job: Job) -> dict[str, Any]:
         "decisions": [_decision(*row) for row in job.decisions],
         "actions": [_action(action) for action in job.actions],
         "continued_from": job.recalled_from or None,
-        "calls": [asdict(call) for call in job.run.calls],
+        "calls": [_call(call) for call in job.run.calls],
         "budget": _budget(job),
         "chance": round(job.belief.best, 4),
         "first_token_s": None if job.first_token_s is None else round(job.first_token_s, 6),
@@ -131,6 +131,11 @@ def _considered(row: Considered) -> dict[str, Any]:
         return {"plan": row.plan.key, "refused": row.refused}
     numbers = {f.name: round(getattr(row, f.name), 9) for f in fields(row) if f.name not in ("plan", "refused")}
     return {"plan": row.plan.key} | numbers | ({"refused": row.refused} if row.refused else {})
+
+
+def _call(call: CallRecord) -> dict[str, Any]:
+    """As JSON reads it back: lists, not tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(call).items()}
 
 
 def _action(action: Action) -> dict[str, Any]:
