@@ -67,9 +67,7 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
     app.add_middleware(Gated, gate=gate)
     service = Service(pipeline, server, door, admin)
     for method, path, handler in service.routes():
-        app.add_api_route(
-            path, handler, methods=[method], response_model=None, include_in_schema=path != "/metrics", openapi_extra=operation(path)
-        )
+        app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
     app.add_exception_handler(HTTPException, _no_such_path)
     return app
 

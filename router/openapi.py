@@ -94,6 +94,8 @@ BODIES: Mapping[str, Schema] = {
 }
 STREAMING = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 PROBES = ("/health", "/ready")
+TEXT = ("/metrics",)
+"""Answered in Prometheus' text format, not in JSON."""
 
 ERROR: Schema = {
     "type": "object",
@@ -129,7 +131,7 @@ ERRORS = {
 
 def operation(path: str) -> dict[str, Any]:
     """What is said of the endpoint of a path, beside what FastAPI finds by itself."""
-    kinds = ["application/json", *(["text/event-stream"] if path in STREAMING else [])]
+    kinds = ["text/plain"] if path in TEXT else ["application/json", *(["text/event-stream"] if path in STREAMING else [])]
     answer = {"description": "the answer", "content": {kind: {"schema": {"type": "object"} if "json" in kind else {}} for kind in kinds}}
     errors = {status: {"description": text, "content": {"application/json": {"schema": ERROR}}} for status, text in ERRORS.items()}
     said: dict[str, Any] = {"responses": {"200": answer} | ({} if path in PROBES else errors)}
