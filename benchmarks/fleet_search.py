@@ -53,8 +53,9 @@ def main() -> None:
     hard = [q for q in questions(3 * options.puzzles, options.seed, "test") if q.size >= HARD][: options.puzzles]
     right, cost = asyncio.run(played(parts(without_probe(load(options.config))), hard))
     groups = [question.group for question in hard]
-    figures = {"puzzles": len(hard), "plans": {name: judged(name, right, cost, groups) for name in right}}
-    draw(figures["plans"], PAGES / "fleet_search.png")
+    plans = {name: judged(name, right, cost, groups) for name in right}
+    figures = {"puzzles": len(hard), "plans": plans}
+    draw(plans, PAGES / "fleet_search.png")
     publish("fleet_search", figures, page(figures))
 
 
@@ -62,7 +63,7 @@ async def played(world: Parts, puzzles: Sequence[Question]) -> tuple[dict[str, A
     """By plan: 1 where its answer is right, and US dollars; each of shape [puzzles]."""
     from tqdm import tqdm
 
-    plans, rows = SAMPLES | OTHERS, []
+    plans, rows = {**SAMPLES, **OTHERS}, []
     for question in tqdm(puzzles, unit="puzzle"):
         rows.append([await _one(world, plan, question.prompt) for plan in plans.values()])
     found = np.array(rows)
