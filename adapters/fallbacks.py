@@ -111,7 +111,7 @@ class Fallbacks:
         finally:
             if backend is not self.backend:
                 used = (part.input_tokens, part.output_tokens, part.cost_usd)
-                alone = Attempt(backend.name, "fallback", *used, self._clock() - started, outcome)
+                alone = Attempt(backend.name, "fallback", *used, self._clock() - started, outcome, part.cached_tokens)
                 part.attempts = [replace(attempt, kind="fallback") for attempt in part.attempts] or [alone]
             call.charge(part)
             call.choices += part.choices

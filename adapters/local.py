@@ -62,6 +62,7 @@ class LocalOptions(Options):
     max_concurrency: int = Field(256, ge=1, description="calls decoded together; one call may have many answers")
     max_waiting: int = Field(1024, ge=1, description="calls that may wait for their turn; more are turned away at once")
     max_tokens: int | None = Field(None, ge=1, description="of an answer, where the request does not say; unset: the model's own")
+    prefix_cache_mb: float = Field(64, ge=0, description="of what was computed for texts that may be gone on from; 0: each is read anew")
     timeout_s: float = Field(60, gt=0, description="for a plain answer as a whole, for a stream until each next piece")
 
 
@@ -70,7 +71,7 @@ class LocalBackend:
 
     def __init__(self, name: str, options: LocalOptions) -> None:
         self.name, self.price = name, options.price
-        self.features = Features(continues_prefix=True, native_n=True, logprobs=True)
+        self.features = Features(True, native_n=True, logprobs=True, caches_prefix=options.prefix_cache_mb > 0)
         self._options = options
         self._reading, self._starting = threading.Lock(), threading.Lock()
         self._reader: ChatReader | None = None
@@ -177,7 +178,7 @@ class LocalBackend:
         except ImportError as error:
             raise MissingExtra(f"backend '{self.name}': a local model needs torch and transformers; install them ({error})") from error
         o = self._options
-        return Worker(self.name, self._load_model, Bounds(o.max_batch, o.max_concurrency, o.max_waiting, o.threads))
+        return Worker(self.name, self._load_model, Bounds(o.max_batch, o.max_concurrency, o.max_waiting, o.threads, int(o.prefix_cache_mb * 1e6)))
 
     def _load_model(self) -> CausalModel:
         from adapters.decoding.model import load_model

@@ -65,7 +65,8 @@ class OpenAIBackend:
         line = listed(f"openai/{self._model}") or listed(self._model)
         self.price = options.price or (line.price if line else Price())
         context = options.max_context or (line.max_context if line else None)
-        self.features = Features(bool(options.continues_prefix), options.native_n, options.logprobs, context, options.max_tokens)
+        can = (bool(options.continues_prefix), options.native_n, options.logprobs)
+        self.features = Features(*can, context, options.max_tokens, options.caches_prefix)
         self._url = f"{options.base_url}/chat/completions"
         secrets = _secret_headers(name, options)
         self._headers = {"Content-Type": "application/json", **secrets}
@@ -237,7 +238,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 
 def _free(call: Call) -> None:
     """A request that was not accepted costs nothing."""
-    call.input_tokens, call.estimated = 0, False
+    call.input_tokens, call.cached_tokens, call.estimated = 0, 0, False
 
 
 def _secret_headers(name: str, options: OpenAIOptions) -> dict[str, str]:

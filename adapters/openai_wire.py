@@ -70,9 +70,18 @@ def count(usage: Any, call: Call) -> bool:
     if not (isinstance(tokens_in, int) and isinstance(tokens_out, int) and min(tokens_in, tokens_out) >= 0):
         return False
     call.input_tokens, call.output_tokens, call.estimated = tokens_in, tokens_out, False
+    call.cached_tokens = min(_cached(usage), tokens_in)
     if isinstance(cost := usage.get("cost"), int | float) and cost >= 0:
         call.reported_usd = float(cost)
     return True
+
+
+def _cached(usage: Mapping[str, Any]) -> int:
+    """Input tokens that a provider says it read from its cache: by OpenAI's name (vLLM's, LiteLLM's too), or by DeepSeek's."""
+    details = usage.get("prompt_tokens_details")
+    said = details.get("cached_tokens") if isinstance(details, dict) else None
+    said = usage.get("prompt_cache_hit_tokens") if said is None else said
+    return max(said, 0) if isinstance(said, int) else 0
 
 
 def _choice(choice: Mapping[str, Any]) -> Choice:

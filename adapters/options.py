@@ -25,8 +25,11 @@ class Options(BaseModel):
 
 
 def _not_negative(price: Price) -> Price:
-    if min(price.input_usd_per_mtok, price.output_usd_per_mtok) < 0:
+    cached = price.input_usd_per_mtok if price.cached_input_usd_per_mtok is None else price.cached_input_usd_per_mtok
+    if min(price.input_usd_per_mtok, price.output_usd_per_mtok, cached) < 0:
         raise ValueError("a price is zero or more US dollars for a million tokens")
+    if cached > price.input_usd_per_mtok:  # what is set aside for a call counts on it
+        raise ValueError("cached_input_usd_per_mtok is at most input_usd_per_mtok")
     return price
 
 
@@ -82,3 +85,4 @@ class RemoteOptions(Resilience):
     max_waiting: int = Field(1024, ge=0, description="calls that may wait for their turn; more are turned away at once")
     max_tokens: int | None = Field(None, ge=1, description="of an answer, where the request does not say")
     max_context: int | None = Field(None, ge=1, description="tokens of prompt and answer; unset: that of the price list, if known")
+    caches_prefix: bool = Field(False, description="the server reads a prompt that it has just read from its cache: plans count on it")

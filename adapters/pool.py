@@ -180,8 +180,9 @@ class Pool:
         one.deployment.end(one.probe)
         call.charge(one.part)
         latency_s = self._clock() - one.started if one.latency_s is None else one.latency_s
-        part, deployment = one.part, one.deployment.backend.name
-        call.attempts.append(Attempt(deployment, one.kind, part.input_tokens, part.output_tokens, part.cost_usd, latency_s, one.outcome))
+        part = one.part
+        used = (part.input_tokens, part.output_tokens, part.cost_usd)
+        call.attempts.append(Attempt(one.deployment.backend.name, one.kind, *used, latency_s, one.outcome, part.cached_tokens))
 
     # --- which, and when ----------------------------------------------------------------------------------------------
 
@@ -280,7 +281,8 @@ async def _cancelled(*tasks: asyncio.Future[None]) -> None:
 
 def _dearest(backends: Sequence[Backend]) -> Price:
     prices = [backend.price for backend in backends]
-    return Price(max(p.input_usd_per_mtok for p in prices), max(p.output_usd_per_mtok for p in prices))
+    cached = [p.input_usd_per_mtok if p.cached_input_usd_per_mtok is None else p.cached_input_usd_per_mtok for p in prices]
+    return Price(max(p.input_usd_per_mtok for p in prices), max(p.output_usd_per_mtok for p in prices), max(cached))
 
 
 def _common(backends: Sequence[Backend]) -> Features:
@@ -292,6 +294,7 @@ def _common(backends: Sequence[Backend]) -> Features:
         logprobs=all(f.logprobs for f in features),
         max_context=min((f.max_context for f in features if f.max_context is not None), default=None),
         max_tokens=_longest([f.max_tokens for f in features]),
+        caches_prefix=all(f.caches_prefix for f in features),
     )
 
 

@@ -56,9 +56,11 @@ def _price_list() -> Mapping[str, Listing]:
 def _chat_models(lines: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Listing]]:
     for name, line in lines.items():
         if line.get("mode") in ("chat", "responses", "completion") and "input_cost_per_token" in line:
-            per_mtok = [float(line.get(key) or 0) * 1e6 for key in ("input_cost_per_token", "output_cost_per_token")]
+            read, written = (float(line.get(key) or 0) * 1e6 for key in ("input_cost_per_token", "output_cost_per_token"))
+            cached = line.get("cache_read_input_token_cost")
+            price = Price(read, written, None if cached is None else min(float(cached) * 1e6, read))
             longest = line.get("max_input_tokens")
-            yield name, Listing(Price(*per_mtok), longest if isinstance(longest, int) else None, str(line.get("litellm_provider")))
+            yield name, Listing(price, longest if isinstance(longest, int) else None, str(line.get("litellm_provider")))
 
 
 def estimate_tokens(text: str) -> int:

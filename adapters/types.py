@@ -94,10 +94,14 @@ class Price:
 
     input_usd_per_mtok: float = 0.0
     output_usd_per_mtok: float = 0.0
+    cached_input_usd_per_mtok: float | None = None
+    """Of input that a cache of read prompts spared; None: as any other input."""
 
-    def cost_usd(self, input_tokens: float, output_tokens: float) -> float:
-        """What so many tokens cost, in US dollars."""
-        return (input_tokens * self.input_usd_per_mtok + output_tokens * self.output_usd_per_mtok) / 1e6
+    def cost_usd(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
+        """What so many tokens cost, in US dollars; `cached_tokens` are a part of the input."""
+        cached = self.input_usd_per_mtok if self.cached_input_usd_per_mtok is None else self.cached_input_usd_per_mtok
+        read_usd = (input_tokens - cached_tokens) * self.input_usd_per_mtok + cached_tokens * cached
+        return (read_usd + output_tokens * self.output_usd_per_mtok) / 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,7 @@ class Attempt:
     """Until it began to answer, for a stream; else until it was over."""
     outcome: str
     """`ok`, `cancelled`, or the name of the error."""
+    cached_tokens: int = 0
 
 
 async def _freely(backend: Backend, after_s: float, more: bool) -> bool:
@@ -126,6 +131,8 @@ class Call:
     price: Price
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input: what was not computed, but read from a cache of prompts."""
     reported_usd: float | None = None
     """The provider's own figure, where it gives one; it wins over the price list."""
     estimated: bool = False
@@ -142,6 +149,7 @@ class Call:
             self.reported_usd = self.cost_usd + part.cost_usd
         self.input_tokens += part.input_tokens
         self.output_tokens += part.output_tokens
+        self.cached_tokens += part.cached_tokens
         self.estimated |= part.estimated
         self.attempts += part.attempts
 
@@ -150,7 +158,7 @@ class Call:
         """What is to be paid for this call as it stands, in US dollars."""
         if self.reported_usd is not None:
             return self.reported_usd
-        return self.price.cost_usd(self.input_tokens, self.output_tokens)
+        return self.price.cost_usd(self.input_tokens, self.output_tokens, self.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,8 @@ class Features:
     """Tokens of prompt and answer together, where known."""
     max_tokens: int | None = None
     """Output tokens of one answer at most where the request does not say, where known."""
+    caches_prefix: bool = False
+    """Keeps what it read and wrote: a prompt that begins with it is read from the cache so far (`Call.cached_tokens`)."""
 
 
 class Backend(Protocol):

@@ -25,11 +25,16 @@ class Market:
     shared_prompt: frozenset[str] = frozenset()
     """Backends that read (and bill) the prompt once for several samples."""
     curves: Curves = field(default_factory=Curves)
+    cached_prices: Mapping[str, float] = field(default_factory=dict)
+    """By backend and verifier: US dollars for a million input tokens that are read from a cache, where they are cheaper than others."""
+    caches: frozenset[str] = frozenset()
+    """Backends and verifiers that keep what they read: the same prompt, or one that goes on from it, is read from the cache."""
 
-    def cost_usd(self, name: str, input_tokens: float, output_tokens: float = 0.0) -> float:
-        """What so many tokens cost with a backend or verifier; one without a price is free."""
+    def cost_usd(self, name: str, input_tokens: float, output_tokens: float = 0.0, cached_tokens: float = 0.0) -> float:
+        """What so many tokens cost with a backend or verifier, `cached_tokens` of the input from a cache; one without a price is free."""
         price_in, price_out = self.prices.get(name, (0.0, 0.0))
-        return (input_tokens * price_in + output_tokens * price_out) / 1e6
+        read = (input_tokens - cached_tokens) * price_in + cached_tokens * self.cached_prices.get(name, price_in)
+        return (read + output_tokens * price_out) / 1e6
 
     def by_price(self, names: Iterable[str]) -> list[str]:
         """From the cheapest to the dearest."""

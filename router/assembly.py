@@ -150,7 +150,11 @@ def market(backends: Mapping[str, Backend], verifiers: Mapping[str, Verifier], c
     sold: dict[str, Price] = {name: backend.price for name, backend in backends.items()}
     sold |= {name: verifier.price for name, verifier in verifiers.items()}
     shared = frozenset(name for name, backend in backends.items() if backend.features.native_n)
-    return Market({name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in sold.items()}, shared, curves)
+    caches = {name for name, backend in backends.items() if backend.features.caches_prefix}
+    caches |= {name for name, verifier in verifiers.items() if getattr(verifier, "caches_prefix", False)}
+    prices = {name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in sold.items()}
+    cached = {name: price.cached_input_usd_per_mtok for name, price in sold.items() if price.cached_input_usd_per_mtok is not None}
+    return Market(prices, shared, curves, cached, frozenset(caches))
 
 
 def open_probe(options: ProbeOptions, by_price: Sequence[str]) -> Probe | None:

@@ -122,7 +122,7 @@ class Collector:
         self, labelled: Labelled, name: str, run: Run, answers: Sequence[Candidate], chosen: Candidate | None = None
     ) -> dict[str, Any]:
         cost, latency = run.spent_usd, run.elapsed_s
-        calls = [[c.kind, c.target, c.n, c.input_tokens, c.output_tokens, round(c.latency_s, 5)] for c in run.calls]
+        calls = [[c.kind, c.target, c.n, c.input_tokens, c.output_tokens, round(c.latency_s, 5), c.cached_tokens] for c in run.calls]
         marks = await self._mark(labelled, [answer.text for answer in answers])
         scores = {} if chosen is not None else await self._scores(labelled, answers, run)
         rows = [

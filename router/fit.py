@@ -118,7 +118,7 @@ class CurveFit:
         return found
 
     def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
-        """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds]."""
+        """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds, cached tokens]."""
         found: dict[str, list[Sequence[Any]]] = defaultdict(list)
         for call in (c for row in self.rows for trace in row["traces"] for c in trace["calls"]):
             if call[0] == kind and n in (None, call[2]):

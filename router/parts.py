@@ -69,6 +69,8 @@ class Parts:
     def digest(self, policy: Policy) -> str:
         """Twelve hex digits that change with the policy, the prices or anything learned: who logs it can decide again."""
         said = [policy.model_dump(mode="json"), self.market.curves.digest, sorted((k, *v) for k, v in self.market.prices.items())]
+        market = self.market
+        said += [[(name, usd, name in market.caches) for name, usd in sorted(market.cached_prices.items())]] if market.cached_prices else []
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     async def ready(self) -> dict[str, str]:

@@ -115,6 +115,8 @@ class Outcome:
     """What failed and was done without: `verifier:reward`, `probe`, `cache`."""
     decision: Mapping[str, Any]
     """The decision block, ready for JSON: cause, estimate, plans considered, actions, calls."""
+    cached_tokens: int = 0
+    """Of `input_tokens`: what backends and verifiers read from their caches."""
 
 
 @dataclass(frozen=True, slots=True)

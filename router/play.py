@@ -142,10 +142,11 @@ class Player:
         return candidate(spec, Choice(answer["text"]), Scored(score, raw), run)
 
     def _charge(self, calls: Sequence[Sequence[Any]], run: Run) -> None:
-        for kind, target, n, tokens_in, tokens_out, seconds in calls:
-            cost, started = self.tape.market.cost_usd(target, tokens_in, tokens_out), run.elapsed_s
+        for kind, target, n, tokens_in, tokens_out, seconds, *more in calls:
+            cached = self.tape.cached(target, sum(more))  # old logs have no such element
+            cost, started = self.tape.market.cost_usd(target, tokens_in, tokens_out, cached), run.elapsed_s
             self.tape.now_s += seconds
-            run.calls.append(CallRecord(kind, target, n, tokens_in, tokens_out, cost, started, seconds, "ok"))
+            run.calls.append(CallRecord(kind, target, n, tokens_in, tokens_out, cost, started, seconds, "ok", cached_tokens=cached))
 
 
 def _by_attempt(calls: Sequence[Sequence[Any]]) -> list[list[Sequence[Any]]]:
@@ -188,6 +189,8 @@ class Tape:
     """By text of a sample: what each verifier said of it."""
     tokens: dict[str, float] = field(default_factory=dict)
     """By text of a sample: its output tokens."""
+    read: set[str] = field(default_factory=set)
+    """Backends and verifiers that have seen the prompt."""
 
     def load(self, row: Row, backends: Sequence[str]) -> None:
         """Start on a row."""
@@ -198,6 +201,17 @@ class Tape:
         self.marks = {a["text"]: a["correct"] for trace in row["traces"] for a in trace["answers"]}
         self.scores = {answer.text: answer.scores for left in self.left.values() for answer in left}
         self.tokens = {answer.text: answer.tokens for left in self.left.values() for answer in left}
+        self.read = set()
+
+    def cached(self, name: str, tokens: int) -> int:
+        """Of so many tokens that a cache would hold by now: those that it holds if this is the first that it sees of the prompt, or not."""
+        known = name in self.read
+        self.read.add(name)
+        return tokens if known else max(0, tokens - self.input_tokens)
+
+    def prompts(self, name: str, times: int) -> int:
+        """Input tokens from the cache of who reads the prompt so many times now."""
+        return self.cached(name, times * self.input_tokens) if name in self.market.caches else 0
 
     async def wait(self, seconds: float) -> None:
         """Let so much time pass; calls made at once wait at once."""
@@ -210,7 +224,7 @@ def answers(trace: Row) -> list[Answer]:
     """The samples of a trace with their tokens; a call's output is shared out by length."""
     found: list[Answer] = []
     rows = trace["answers"]
-    for _, _, n, _, tokens_out, _ in (call for call in trace["calls"] if call[0] == "generate"):
+    for _, _, n, _, tokens_out, *_ in (call for call in trace["calls"] if call[0] == "generate"):
         part = rows[len(found) : len(found) + n]
         whole = sum(len(row["text"]) + 1 for row in part)
         found += [Answer(row["text"], tokens_out * (len(row["text"]) + 1) / whole, row.get("scores", {})) for row in part]
@@ -231,6 +245,7 @@ class TapeBackend:
             raise BackendRefused(self.name, "the log holds no more answers of it")
         drawn = [left.pop() for _ in range(min(request.n, len(left)))]
         call.input_tokens += self._tape.input_tokens
+        call.cached_tokens += self._tape.prompts(self.name, 1)
         call.output_tokens += round(sum(answer.tokens for answer in drawn))
         call.choices += [Choice(answer.text) for answer in drawn]
         await self._tape.wait(self._tape.market.curves.latency_of(self.name).mean(max(answer.tokens for answer in drawn)))
@@ -259,8 +274,10 @@ class TapeVerifier:
     async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
         """The recorded scores; of an answer read once, equal ones are free."""
         tape = self._tape
-        for text in {choice.text for choice in choices}:
+        distinct = {choice.text for choice in choices}
+        for text in distinct:
             call.input_tokens += tape.input_tokens + round(tape.tokens[text])
+        call.cached_tokens += tape.prompts(self.name, len(distinct))
         await tape.wait(tape.market.curves.latency_of(self.name).mean(0))
         return [Verdict(tape.scores[choice.text].get(self.name)) for choice in choices]
 

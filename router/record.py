@@ -39,6 +39,7 @@ def render(job: Job, decision: Mapping[str, Any]) -> Outcome:
         digest=job.digest,
         input_tokens=sum(call.input_tokens for call in run.calls),
         output_tokens=sum(call.output_tokens for call in run.calls),
+        cached_tokens=sum(call.cached_tokens for call in run.calls),
         cost_usd=run.spent_usd,
         baseline_usd=decision["baseline_usd"],
         latency_s=ends,

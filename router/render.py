@@ -74,10 +74,15 @@ def completion_id(decision_id: str) -> str:
     return "chatcmpl-" + decision_id.removeprefix("dec_")
 
 
-def usage(outcome: Outcome) -> dict[str, int]:
+def usage(outcome: Outcome) -> dict[str, Any]:
     """Tokens of all calls."""
     total = outcome.input_tokens + outcome.output_tokens
-    return {"prompt_tokens": outcome.input_tokens, "completion_tokens": outcome.output_tokens, "total_tokens": total}
+    return {
+        "prompt_tokens": outcome.input_tokens,
+        "completion_tokens": outcome.output_tokens,
+        "total_tokens": total,
+        "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
+    }
 
 
 def decision_block(outcome: Outcome) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class CallRecord:
     estimated: bool = False
     attempts: tuple[Attempt, ...] = ()
     """The requests that the call consists of, where a backend makes several: who was asked, who answered, and what each cost."""
+    cached_tokens: int = 0
+    """Of the input: what was read from a cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +336,7 @@ class Run:
         finally:
             self.calls.append(
                 CallRecord(kind, target, n, call.input_tokens, call.output_tokens, call.cost_usd, started,
-                           self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts))
+                           self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts), call.cached_tokens)
             )  # fmt: skip
 
 

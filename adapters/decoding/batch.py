@@ -9,6 +9,7 @@ import torch
 
 from adapters.decoding.jobs import Row
 from adapters.decoding.model import CausalModel
+from adapters.decoding.prefixes import Prefixes
 from adapters.decoding.sampling import Sampler
 from adapters.decoding.window import Prefill
 
@@ -25,9 +26,9 @@ class Drawn:
 class Batch:
     """All rows of a model that are being decoded, in the order of its window's rows."""
 
-    def __init__(self, model: CausalModel) -> None:
+    def __init__(self, model: CausalModel, prefixes: Prefixes) -> None:
         self.rows: list[Row] = []
-        self._model, self._window = model, model.window()
+        self._model, self._window, self._prefixes = model, model.window(), prefixes
         self._sampler: Sampler | None = None
 
     def begin(self, rows: Sequence[Row], prefill: Prefill, source: Sequence[int]) -> Drawn:
@@ -56,6 +57,7 @@ class Batch:
         gone = [index for index, row in enumerate(self.rows) if leaves(row)]
         if not gone:
             return
+        self._keep([index for index in gone if self.rows[index].done])
         left, leaving = len(self.rows) - len(gone), set(gone)
         moves = list(zip((i for i in gone if i < left), (i for i in range(left, len(self.rows)) if i not in leaving), strict=True))
         self._window.leave(moves, left)
@@ -63,6 +65,15 @@ class Batch:
             self.rows[hole] = self.rows[row]
         del self.rows[left:]
         self._sampler = None
+
+    def _keep(self, ended: Sequence[int]) -> None:
+        """Remember what was computed for answers that have ended, whose conversations may go on; not that of answers that failed."""
+        fresh = [self._window.lengths[index] - len(self.rows[index].job.prompt) for index in ended]
+        if not self._prefixes.limit or not any(fresh):
+            return
+        for index, state in zip(ended, self._window.states(ended, fresh), strict=True):
+            row = self.rows[index]
+            self._prefixes.keep((row.job.prompt + row.tokens)[: self._window.lengths[index]], state)
 
     def clear(self) -> list[Row]:
         """Give up all rows, because a step failed and the window may be half written."""

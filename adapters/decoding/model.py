@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from adapters.decoding.prefixes import Known
 from adapters.decoding.sampling import Sampling
-from adapters.decoding.window import Prefill, Window
+from adapters.decoding.window import Layers, Prefill, Window, layered
 
 BATCHED = {"DynamicLayer", "DynamicSlidingWindowLayer"}
 """Caches of layers whose state is keys and values in columns, so that rows of different lengths can share a batch."""
@@ -38,19 +39,27 @@ class CausalModel:
         accepted = inspect.signature(model.forward).parameters
         self._positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._shapes: list[tuple[int, int]] = []
+        """Heads and size of each layer's keys and values, once a prompt was read."""
 
     def window(self) -> Window:
         """An empty cache for it."""
         return Window(self.config.num_hidden_layers)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """All prompts in one pass."""
-        width = max(map(len, prompts))
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+    def read(self, prompts: Sequence[Sequence[int]], known: Sequence[Known]) -> Prefill:
+        """All prompts in one pass, without what is `known` of each (`level` made it so that the rest ends alike)."""
+        held, fresh = max(map(len, known)), max(len(p) - len(k) for p, k in zip(prompts, known, strict=True))
+        width = held + fresh
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        cache = DynamicCache()
-        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp_min(0), cache, **self._last_only)
-        return Prefill([(layer.keys, layer.values) for layer in cache.layers], mask, logits)
+        cache = self._cache(known, held)
+        if not fresh:
+            return Prefill(_columns(cache), mask, torch.stack([k.logits for k in known if k.logits is not None]))
+        rest = [list(p[len(k) :]) for p, k in zip(prompts, known, strict=True)]
+        ids = torch.tensor([[0] * (fresh - len(p)) + p for p in rest], device=self.device)
+        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp_min(0)[:, held:], cache, **self._last_only)
+        layers = _columns(cache)
+        self._shapes = [(part.shape[1], part.shape[3]) for layer in layers for part in layer]
+        return Prefill(layers, mask, logits)
 
     def step(self, tokens: torch.Tensor, positions: torch.Tensor, window: Window) -> torch.Tensor:
         """The logits after one more token [rows, 1] of every row."""
@@ -59,12 +68,35 @@ class CausalModel:
         window.close_column()
         return logits
 
+    def _cache(self, known: Sequence[Known], held: int) -> DynamicCache:
+        """What is known of some prompts, left-padded. Zeros, because a masked NaN is still a NaN."""
+        cache = DynamicCache()
+        if held:
+            states = [k.state for k in known if k.state is not None]
+            whole = states[0].new_zeros((len(known), held, states[0].shape[-1]))
+            for row, k in zip(whole, known, strict=True):
+                if k.state is not None:
+                    row[held - len(k) :] = k.state
+            for index, (keys, values) in enumerate(layered(whole, self._shapes)):
+                cache.update(keys, values, index)
+        return cache
+
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, **more: Any) -> torch.Tensor:
         if self._positions:
             more["position_ids"] = positions
         output = self._model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **more)
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
+
+
+def level(prompts: Sequence[Sequence[int]], known: Sequence[Known]) -> list[Known]:
+    """What is known of each prompt, less what lies within the longest of the rests: it would be padding there, which costs as much."""
+    fresh = max(len(p) - len(k) for p, k in zip(prompts, known, strict=True))
+    return [k.first(len(p) - fresh) for p, k in zip(prompts, known, strict=True)]
+
+
+def _columns(cache: DynamicCache) -> Layers:
+    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def load_model(path: str, *, revision: str | None, device: str, dtype: str, ends: frozenset[int]) -> CausalModel:

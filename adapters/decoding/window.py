@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Each layer's keys and values [rows, heads, columns, size]."""
+
 KEPT = 1024
 """Columns that an empty window may hold on to: making them anew costs more than keeping them."""
 
@@ -22,7 +25,7 @@ KEPT = 1024
 class Prefill:
     """Prompts that have been read: each layer's keys and values [prompts, heads, width, size], left-padded, and the next token's logits."""
 
-    layers: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    layers: Layers
     mask: torch.Tensor
     logits: torch.Tensor
 
@@ -31,11 +34,27 @@ class Prefill:
         """Columns, which is the longest prompt's tokens."""
         return int(self.mask.shape[1])
 
+    def state(self, index: int, tokens: int) -> torch.Tensor:
+        """Of the last tokens of one prompt [tokens, size]."""
+        return flat(self.layers, slice(index, index + 1), slice(self.width - tokens, self.width))[0]
+
     def only(self, index: int) -> Prefill:
         """One prompt of these, without its padding, in memory of its own."""
         begin = self.width - int(self.mask[index].sum())
         layers = [(k[index : index + 1, :, begin:].clone(), v[index : index + 1, :, begin:].clone()) for k, v in self.layers]
         return Prefill(layers, self.mask[index : index + 1, begin:].clone(), self.logits[index : index + 1].clone())
+
+
+def flat(layers: Layers, rows: slice | torch.Tensor, columns: slice) -> torch.Tensor:
+    """Keys and values of all layers side by side [rows, columns, size]: what a model knows of a token, in one row."""
+    return torch.cat([part[rows, :, columns].transpose(1, 2).flatten(2) for layer in layers for part in layer], -1)
+
+
+def layered(state: torch.Tensor, like: Sequence[tuple[int, int]]) -> Layers:
+    """What `flat` laid side by side, as layers again; `like` are (heads, size) of each layer's keys and values, one after the other."""
+    parts = state.split([heads * size for heads, size in like], -1)
+    columns = [part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, like, strict=True)]
+    return list(zip(columns[::2], columns[1::2], strict=True))
 
 
 class _Lane(DynamicLayer):  # type: ignore[misc]  # transformers has no types to subclass
@@ -96,6 +115,13 @@ class Window:
         self._mask[first:rows, place] = prefill.mask[index]
         self.lengths.extend(prefill.mask.sum(1)[index].tolist())
         self.start = self.end - max(self.lengths)
+
+    def states(self, rows: Sequence[int], tokens: Sequence[int]) -> list[torch.Tensor]:
+        """Of the last tokens of some rows, so many of each [tokens, size]."""
+        longest = max(tokens)
+        layers, index = [(lane.keys, lane.values) for lane in self._lanes], torch.tensor(rows, device=self._mask.device)
+        whole = flat(layers, index, slice(self.end - longest, self.end))
+        return [state[longest - n :] for state, n in zip(whole, tokens, strict=True)]
 
     def leave(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
         """Keep the first `rows` rows, after each (hole, row) of `moves` has put that row into that hole."""

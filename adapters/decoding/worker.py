@@ -20,7 +20,8 @@ import torch
 
 from adapters.decoding.batch import Batch, Drawn
 from adapters.decoding.jobs import Event, Job, Row
-from adapters.decoding.model import CausalModel
+from adapters.decoding.model import CausalModel, level
+from adapters.decoding.prefixes import Known, Prefixes
 from adapters.decoding.sampling import uniforms
 from adapters.decoding.window import Prefill
 from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
@@ -34,6 +35,10 @@ Group = tuple[Prefill, list[Row], list[int]]
 """New rows, the prompts that were read for them, and with each row which of these is its own."""
 
 
+New = tuple[Job, list[Row], Known]
+"""A job whose prompt is to be read, the rows that it gets, and what is known of the prompt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How much of it at once."""
@@ -42,6 +47,7 @@ class Bounds:
     jobs: int
     waiting: int
     threads: int
+    prefix_bytes: int
 
 
 class Worker:
@@ -54,6 +60,7 @@ class Worker:
         self._waiting: deque[Job] = deque()
         self._open: set[Job] = set()
         self._ends: frozenset[int] = frozenset()
+        self._prefixes = Prefixes(bounds.prefix_bytes)
         self._news: dict[asyncio.AbstractEventLoop, list[tuple[Job, Event]]] = defaultdict(list)
         self._closing = self.ended = False
         self._thread = threading.Thread(target=self._run, name=f"backend {name}", daemon=True)
@@ -100,7 +107,7 @@ class Worker:
             model = self._load()
             self._ends = model.defaults.ends
             self.ready.set_result(model)
-            batch = Batch(model)
+            batch = Batch(model, self._prefixes)
             with torch.inference_mode():
                 while self._turn(model, batch):
                     pass
@@ -114,6 +121,7 @@ class Worker:
         with self._wake:
             self.ended = True
             self._waiting.clear()
+            self._prefixes.clear()
             for job in list(self._open):
                 self._fail(job, BackendUnavailable(self._name, reason))
         self._tell()
@@ -157,27 +165,48 @@ class Worker:
     # --- prompts --------------------------------------------------------------------------------------------------
 
     def _read(self, model: CausalModel, rows: list[Row]) -> list[Group]:
-        """Read the prompts of new rows, those of all new jobs in one pass."""
+        """Read the prompts of new rows: in one pass those of which nothing is known, and in one each where about as much is left to read."""
         by_job = [(job, list(own)) for job, own in groupby(rows, key=lambda row: row.job)]
         again = [(job.prefill, own, [0] * len(own)) for job, own in by_job if job.prefill is not None]
         new = [(job, own) for job, own in by_job if job.prefill is None]
-        return again + (self._read_new(model, new) if new else [])
+        passes: dict[int, list[New]] = defaultdict(list)
+        for job, own in new:
+            known = self._known(job.prompt)
+            passes[(len(job.prompt) - len(known)).bit_length() if len(known) else -1].append((job, own, known))
+        return again + [group for some in passes.values() for group in self._read_new(model, some)]
 
-    def _read_new(self, model: CausalModel, new: list[tuple[Job, list[Row]]]) -> list[Group]:
+    def _known(self, prompt: list[int]) -> Known:
+        """Of a prompt; not its last token without what follows it, for something has to be read then."""
+        known = self._prefixes.find(prompt)
+        return known if known.logits is not None else known.first(len(prompt) - 1)
+
+    def _read_new(self, model: CausalModel, new: list[New]) -> list[Group]:
+        prompts = [job.prompt for job, _, _ in new]
         try:
-            prefill = model.read([job.prompt for job, _ in new])
+            known = level(prompts, [k for _, _, k in new])
+            prefill = model.read(prompts, known)
         except Exception as error:
-            if len(new) > 1:  # one of them is to blame: each on its own
-                return [group for one in new for group in self._read_new(model, [one])]
+            if len(new) > 1 or len(new[0][2]):  # one of them is to blame, or what was known: each on its own, from its beginning
+                return [group for job, own, _ in new for group in self._read_new(model, [(job, own, Known())])]
             with self._wake:
                 self._fail(new[0][0], BackendUnavailable(self._name, f"the model failed on this prompt: {type(error).__name__}: {error}"))
             return []
         with self._wake:
-            for index, (job, own) in enumerate(new):
+            for index, (job, own, _) in enumerate(new):
                 if job.open:
                     job.call.input_tokens += len(job.prompt)
+                    job.call.cached_tokens += len(known[index])
                 job.prefill = prefill.only(index) if len(own) < job.n else None
-        return [(prefill, [row for _, own in new for row in own], [index for index, (_, own) in enumerate(new) for _ in own])]
+        self._keep(prompts, known, prefill)
+        return [(prefill, [row for _, own, _ in new for row in own], [index for index, (_, own, _) in enumerate(new) for _ in own])]
+
+    def _keep(self, prompts: Sequence[list[int]], known: Sequence[Known], prefill: Prefill) -> None:
+        """Remember what was read. Not what a model made of a prompt that it broke on."""
+        if not self._prefixes.limit:
+            return
+        for index, whole in enumerate(prefill.logits.isfinite().all(-1).tolist()):
+            if fresh := whole * (len(prompts[index]) - len(known[index])):
+                self._prefixes.keep(prompts[index], prefill.state(index, fresh), prefill.logits[index])
 
     def _begin(self, batch: Batch, rows: list[Row], prefill: Prefill, source: list[int]) -> None:
         try:

@@ -109,7 +109,7 @@ async def test_prompts_are_read_in_passes_of_bounded_size(make: Make, monkeypatc
     assert backend._worker is not None
     model, readings = backend._worker.ready.result(), []
     read = model.read
-    model.read = lambda prompts: readings.append([len(p) for p in prompts]) or read(prompts)
+    model.read = lambda prompts, known: readings.append([len(p) for p in prompts]) or read(prompts, known)
     calls = await asyncio.gather(*(answered(backend, asking("one " * n, max_tokens=30)) for n in (100, 18, 18, 18, 18)))
     assert all(call.choices for call in calls)
     assert sorted(n for reading in readings for n in reading) == [20, 20, 20, 20, 102]
@@ -139,7 +139,7 @@ async def test_more_answers_than_rows_share_one_reading_of_the_prompt(make: Make
     assert backend._worker is not None
     model, readings = backend._worker.ready.result(), []
     read = model.read
-    model.read = lambda prompts: readings.append(len(prompts)) or read(prompts)
+    model.read = lambda prompts, known: readings.append(len(prompts)) or read(prompts, known)
     request = asking("what is the sum of two and three", n=7, seed=1, max_tokens=12)
     call = await answered(backend, request)
     assert len({choice.text for choice in call.choices}) == 7
@@ -327,7 +327,7 @@ async def test_dtype_and_threads_reach_the_model(make: Make) -> None:
         assert backend._worker is not None
         model = backend._worker.ready.result()
         read = model.read
-        model.read = lambda p, read=read, seen=seen: seen.append(torch.get_num_threads()) or read(p)
+        model.read = lambda *given, read=read, seen=seen: seen.append(torch.get_num_threads()) or read(*given)
         await answered(backend, asking("one", max_tokens=2))
         assert model._model.dtype == dtype
         assert seen == [threads]

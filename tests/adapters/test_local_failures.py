@@ -159,11 +159,11 @@ async def test_a_poisoned_prompt_fails_alone(make: Make, hold: Hold) -> None:
     model, readings = await model_of(backend := make()), []
     read, poison = model.read, backend._chat().tokens(asking("blue"))[1]
 
-    def poisoned(prompts: Any) -> Any:
+    def poisoned(prompts: Any, known: Any) -> Any:
         readings.append(len(prompts))
         if any(poison in prompt for prompt in prompts):
             raise RuntimeError("out of range")
-        return read(prompts)
+        return read(prompts, known)
 
     model.read = poisoned
     gate = await hold(backend)
