@@ -49,6 +49,9 @@ class RewardModelOptions(Options):
     price: PriceOption = Price()
     max_batch: int = Field(64, ge=1, description="answers read together")
     max_batch_tokens: int = Field(32_768, ge=1, description="tokens read together, padding counted: bounds the memory of a batch")
+    prefix_cache_mb: float = Field(
+        64, ge=0, description="of what was computed for prompts and steps, where the model is causal and reads steps; 0: each answer is read anew"
+    )
     max_waiting: int = Field(1024, ge=1, description="answers that may wait; past it scoring fails at once")
     timeout_s: float = Field(30, gt=0, description="for one call's answers, waiting included, loading not")
     threads: int = Field(1, ge=1, description="of torch")
@@ -63,6 +66,7 @@ class RewardModel:
         self._options = options
         self._mode: Mode = _mode(name, options)
         self.scores_prefixes = self._mode == "process"
+        self.caches_prefix = self.scores_prefixes and options.prefix_cache_mb > 0
         self._reader: RewardReader | None = None
         self._calibration: Calibration | None = None
         self._batcher: MicroBatcher[Reading, list[float] | Unreadable] = MicroBatcher(
@@ -123,8 +127,9 @@ class RewardModel:
         folder, o = model_folder(self._options.model, self._options.revision), self._options
         self._calibration = Calibration.beside(folder)
         self._reader = RewardReader(
-            folder, self._mode, separator=o.separator, device=o.device, max_batch_tokens=o.max_batch_tokens, positive=o.positive_label
-        )
+            folder, self._mode, separator=o.separator, device=o.device, max_batch_tokens=o.max_batch_tokens, positive=o.positive_label,
+            prefix_bytes=int(o.prefix_cache_mb * 1e6),
+        )  # fmt: skip
 
     def _read(self, readings: Sequence[Reading]) -> Sequence[list[float] | Unreadable]:
         assert self._reader is not None, "load comes first"

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import inspect
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from os.path import commonprefix
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapters.types import Call
+
+if TYPE_CHECKING:
+    from adapters.decoding.reading import Reader as KeptReader
 
 Mode = Literal["outcome", "process"]
 MARK = "\N{OBJECT REPLACEMENT CHARACTER}answer"
@@ -49,7 +54,9 @@ class Encoded:
 class RewardReader:
     """Model and tokenizer, and how an answer is laid before them."""
 
-    def __init__(self, folder: Path, mode: Mode, *, separator: str, device: str, max_batch_tokens: int, positive: int) -> None:
+    def __init__(
+        self, folder: Path, mode: Mode, *, separator: str, device: str, max_batch_tokens: int, positive: int, prefix_bytes: int = 0
+    ) -> None:
         self._mode, self._separator, self._max_batch_tokens, self._positive = mode, separator, max_batch_tokens, positive
         self._device = _device(device)
         self._tokenizer, self._model = _load(folder, mode, self._device)
@@ -60,18 +67,35 @@ class RewardReader:
         self.max_tokens = min(limit, self._tokenizer.model_max_length)
         self._pad = self._model.config.pad_token_id
         self._takes = inspect.signature(self._model.forward).parameters
+        self._kept = _reader(self._model, prefix_bytes) if mode == "process" and prefix_bytes else None
 
     def read(self, readings: Sequence[Reading]) -> list[list[float] | Unreadable]:
         """For each answer the log-odds at its step ends (an outcome model: one). The tokens are charged to each answer's call."""
         encoded = self._encode(readings)
         results: list[list[float] | Unreadable] = [item if isinstance(item, Unreadable) else [] for item in encoded]
         fitting = {i: item for i, item in enumerate(encoded) if isinstance(item, Encoded)}
+        begun = self._read_beginnings(readings, fitting)
         for group in self._groups(fitting):
             for i in group:
                 readings[i].call.input_tokens += len(fitting[i])
-            for i, log_odds in zip(group, self._forward([fitting[i] for i in group]), strict=True):
+            for i, (log_odds, known) in zip(group, self._forward([fitting[i] for i in group]), strict=True):
+                readings[i].call.cached_tokens += max(0, known - begun.get(i, 0))
                 results[i] = log_odds
         return results
+
+    def _read_beginnings(self, readings: Sequence[Reading], items: dict[int, Encoded]) -> dict[int, int]:
+        """Read what all answers to a prompt begin with, once; the tokens that were read, by the answer that pays for them."""
+        if self._kept is None:
+            return {}
+        together: dict[str, list[int]] = defaultdict(list)
+        for i in items:
+            together[readings[i].prompt].append(i)
+        shared = {same[0]: commonprefix([items[i].inputs["input_ids"] for i in same]) for same in together.values() if same[1:]}
+        fresh = {i: len(beginning) - self._kept.known(beginning) for i, beginning in shared.items()}
+        begun = {i: tokens for i, tokens in fresh.items() if tokens}
+        for group in self._groups({i: Encoded({"input_ids": list(shared[i])}, []) for i in begun}):
+            self._kept_read([shared[i] for i in group])
+        return begun
 
     # --- text to tokens -------------------------------------------------------------------------------------------------------
 
@@ -147,20 +171,34 @@ class RewardReader:
                 groups.append([i])
         return groups
 
-    def _forward(self, rows: Sequence[Encoded]) -> list[list[float]]:
+    def _forward(self, rows: Sequence[Encoded]) -> list[tuple[list[float], int]]:
+        """For each row its log-odds, and how many of its tokens were known."""
         import torch
 
+        if self._kept is not None:
+            said = self._kept_read([row.inputs["input_ids"] for row in rows])
+            return [(self._log_odds(logits)[row.ends].tolist(), known) for row, (logits, known) in zip(rows, said, strict=True)]
         with torch.inference_mode():
-            logits = self._model(**self._padded(rows)).logits.float()
-            if logits.shape[-1] == 1:
-                log_odds = logits[..., 0]
-            else:
-                positive = self._positive % logits.shape[-1]
-                others = [i for i in range(logits.shape[-1]) if i != positive]
-                log_odds = logits[..., positive] - logits[..., others].logsumexp(-1)
+            log_odds = self._log_odds(self._model(**self._padded(rows)).logits).tolist()
         if self._mode == "outcome":
-            return [[value] for value in log_odds.tolist()]
-        return [[values[end] for end in row.ends] for values, row in zip(log_odds.tolist(), rows, strict=True)]
+            return [([value], 0) for value in log_odds]
+        return [([values[end] for end in row.ends], 0) for values, row in zip(log_odds, rows, strict=True)]
+
+    def _kept_read(self, texts: Sequence[Sequence[int]]) -> list[tuple[Any, int]]:
+        import torch
+
+        assert self._kept is not None
+        with torch.inference_mode():
+            return self._kept.read(texts)
+
+    def _log_odds(self, logits: Any) -> Any:
+        """Of the positive label against all others, from logits [..., labels]."""
+        logits = logits.float()
+        if logits.shape[-1] == 1:
+            return logits[..., 0]
+        positive = self._positive % logits.shape[-1]
+        others = [i for i in range(logits.shape[-1]) if i != positive]
+        return logits[..., positive] - logits[..., others].logsumexp(-1)
 
     def _padded(self, rows: Sequence[Encoded]) -> dict[str, Any]:
         import torch
@@ -180,6 +218,12 @@ def step_ends(answer: str, separator: str) -> tuple[list[int], bool]:
             ends.append(at + len(separator))
         start = at + len(separator)
     return ends, bool(ends) and not answer[start:].strip()
+
+
+def _reader(model: Any, prefix_bytes: int) -> KeptReader | None:
+    from adapters.decoding.reading import Reader, continues
+
+    return Reader(model, prefix_bytes) if continues(model) else None
 
 
 def _device(wanted: str) -> str:

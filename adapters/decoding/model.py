@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from adapters.decoding.prefixes import Known
 from adapters.decoding.sampling import Sampling
-from adapters.decoding.window import Layers, Prefill, Window, layered
+from adapters.decoding.window import Layers, Prefill, Window, continued
 
 BATCHED = {"DynamicLayer", "DynamicSlidingWindowLayer"}
 """Caches of layers whose state is keys and values in columns, so that rows of different lengths can share a batch."""
@@ -51,7 +51,7 @@ class CausalModel:
         held, fresh = max(map(len, known)), max(len(p) - len(k) for p, k in zip(prompts, known, strict=True))
         width = held + fresh
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        cache = self._cache(known, held)
+        cache = continued(known, held, self._shapes)
         if not fresh:
             return Prefill(_columns(cache), mask, torch.stack([k.logits for k in known if k.logits is not None]))
         rest = [list(p[len(k) :]) for p, k in zip(prompts, known, strict=True)]
@@ -67,19 +67,6 @@ class CausalModel:
         logits = self._forward(tokens, mask, positions, window.cache)
         window.close_column()
         return logits
-
-    def _cache(self, known: Sequence[Known], held: int) -> DynamicCache:
-        """What is known of some prompts, left-padded. Zeros, because a masked NaN is still a NaN."""
-        cache = DynamicCache()
-        if held:
-            states = [k.state for k in known if k.state is not None]
-            whole = states[0].new_zeros((len(known), held, states[0].shape[-1]))
-            for row, k in zip(whole, known, strict=True):
-                if k.state is not None:
-                    row[held - len(k) :] = k.state
-            for index, (keys, values) in enumerate(layered(whole, self._shapes)):
-                cache.update(keys, values, index)
-        return cache
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, **more: Any) -> torch.Tensor:
         if self._positions:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from adapters.decoding.prefixes import Known
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Each layer's keys and values [rows, heads, columns, size]."""
@@ -55,6 +57,19 @@ def layered(state: torch.Tensor, like: Sequence[tuple[int, int]]) -> Layers:
     parts = state.split([heads * size for heads, size in like], -1)
     columns = [part.unflatten(-1, shape).transpose(1, 2) for part, shape in zip(parts, like, strict=True)]
     return list(zip(columns[::2], columns[1::2], strict=True))
+
+
+def continued(known: Sequence[Known], width: int, like: Sequence[tuple[int, int]]) -> DynamicCache:
+    """A cache of what is known of some texts, all of which end in its last column. Zeros before, because a masked NaN is still a NaN."""
+    cache, states = DynamicCache(), [k.state for k in known if k.state is not None]
+    if states:
+        whole = states[0].new_zeros((len(known), width, sum(heads * size for heads, size in like)))
+        for row, k in zip(whole, known, strict=True):
+            if k.state is not None:
+                row[width - len(k) :] = k.state[:, : row.shape[-1]]
+        for index, (keys, values) in enumerate(layered(whole, like)):
+            cache.update(keys, values, index)
+    return cache
 
 
 class _Lane(DynamicLayer):  # type: ignore[misc]  # transformers has no types to subclass
