@@ -178,7 +178,8 @@ class LocalBackend:
         except ImportError as error:
             raise MissingExtra(f"backend '{self.name}': a local model needs torch and transformers; install them ({error})") from error
         o = self._options
-        return Worker(self.name, self._load_model, Bounds(o.max_batch, o.max_concurrency, o.max_waiting, o.threads, int(o.prefix_cache_mb * 1e6)))
+        bounds = Bounds(o.max_batch, o.max_concurrency, o.max_waiting, o.threads, int(o.prefix_cache_mb * 1e6))
+        return Worker(self.name, self._load_model, bounds)
 
     def _load_model(self) -> CausalModel:
         from adapters.decoding.model import load_model

@@ -50,7 +50,7 @@ class RewardModelOptions(Options):
     max_batch: int = Field(64, ge=1, description="answers read together")
     max_batch_tokens: int = Field(32_768, ge=1, description="tokens read together, padding counted: bounds the memory of a batch")
     prefix_cache_mb: float = Field(
-        64, ge=0, description="of what was computed for prompts and steps, where the model is causal and reads steps; 0: each answer is read anew"
+        64, ge=0, description="of what was computed for prompts and steps, where a causal model scores steps; 0: each answer is read anew"
     )
     max_waiting: int = Field(1024, ge=1, description="answers that may wait; past it scoring fails at once")
     timeout_s: float = Field(30, gt=0, description="for one call's answers, waiting included, loading not")

@@ -90,7 +90,7 @@ class RewardReader:
         together: dict[str, list[int]] = defaultdict(list)
         for i in items:
             together[readings[i].prompt].append(i)
-        shared = {same[0]: commonprefix([items[i].inputs["input_ids"] for i in same]) for same in together.values() if same[1:]}
+        shared = {same[0]: commonprefix([items[i].inputs["input_ids"] for i in same]) for same in together.values() if same[1:]}  # noqa: RUF071  # token by token
         fresh = {i: len(beginning) - self._kept.known(beginning) for i, beginning in shared.items()}
         begun = {i: tokens for i, tokens in fresh.items() if tokens}
         for group in self._groups({i: Encoded({"input_ids": list(shared[i])}, []) for i in begun}):

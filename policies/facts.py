@@ -66,6 +66,8 @@ class Facts:
     """Keys of the plans that were run."""
     down: frozenset[str] = frozenset()
     """Backends and verifiers that failed during this request or are known to be down."""
+    read: frozenset[str] = frozenset()
+    """Backends and verifiers that have read the prompt: who keeps what it reads has it in its cache."""
     barred: frozenset[str] = frozenset()
     """Backends that whoever asks may not spend on."""
     forced: Plan | None = None

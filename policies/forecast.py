@@ -7,7 +7,7 @@ of plan are and what they cost; how they end, given what is believed, is in `out
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot, sqrt
 
 from difficulty.belief import PLAIN, Array, Belief, Channel
@@ -78,19 +78,26 @@ def worst(rows: Sequence[Stage]) -> tuple[float, float]:
 
 
 def _draws(plan: Plan, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
-    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt."""
+    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt.
+
+    What a cache spares is expected, but not counted on: it is not in the worst case.
+    """
     read = facts.input_tokens + context
     tokens, speed = market.curves.tokens_of(plan.backend), market.curves.latency_of(plan.backend)
     longest = float(facts.max_tokens or 1e9)
     mean, q95 = min(tokens.mean(facts.input_tokens), longest), min(tokens.q95(facts.input_tokens), longest)
     reads = read * (1 if plan.backend in market.shared_prompt else n)
+    cached = min(reads, facts.input_tokens * n) * (plan.backend in facts.read)
     score_usd = [market.cost_usd(plan.verifier, n * (facts.input_tokens + out)) if plan.verifier else 0.0 for out in (mean, q95)]
+    if plan.verifier in market.caches:  # it reads the prompt once for all answers
+        spared = facts.input_tokens * (n - (plan.verifier not in facts.read))
+        score_usd[0] = market.cost_usd(plan.verifier, n * (facts.input_tokens + mean), 0, spared)
     score_s = market.curves.latency_of(plan.verifier).mean(0) if plan.verifier else 0.0
     worst_s = _worst_s(market, plan.backend, mean, q95) + (_worst_s(market, plan.verifier, 0, 0) if plan.verifier else 0.0)
     return Stage(
         n,
         channel.p(belief.logits[plan.backend]),
-        market.cost_usd(plan.backend, reads, n * mean) + score_usd[0],
+        market.cost_usd(plan.backend, reads, n * mean, cached) + score_usd[0],
         market.cost_usd(plan.backend, reads, n * q95) + score_usd[1],
         speed.mean(mean) + score_s,
         worst_s,
@@ -101,6 +108,7 @@ def _revision(plan: Revise, belief: Belief, market: Market, facts: Facts, fit: P
     """The attempt of that number (from 0): the first is a plain sample, later ones draw through the plan's channel."""
     if attempt == 0:
         return _draws(plan, belief, market, facts, 1)
+    facts = replace(facts, read=facts.read | ({plan.backend, plan.verifier} & market.caches))
     out = market.curves.tokens_of(plan.backend).mean(facts.input_tokens)
     context = min(attempt, REVISIONS_IN_CONTEXT) * (out + VERDICT_TOKENS)
     return _draws(plan, belief, market, facts, 1, fit.channel, context)
@@ -110,12 +118,13 @@ def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: P
     """The whole search as one draw: about `samples` answers' worth of steps, each prefix read again at every depth."""
     one = _draws(plan, belief, market, facts, plan.samples, fit.channel)
     read = facts.input_tokens + market.curves.tokens_of(plan.backend).mean(facts.input_tokens) / 2
-    again = market.cost_usd(plan.backend, (TREE_DEPTH - 1) * plan.beam_width * read)
-    again += market.cost_usd(plan.verifier, (TREE_DEPTH - 1) * plan.samples * read)
+    reads = {plan.backend: (TREE_DEPTH - 1) * plan.beam_width * read, plan.verifier: (TREE_DEPTH - 1) * plan.samples * read}
+    again = sum(market.cost_usd(name, tokens, 0, tokens * (name in market.caches)) for name, tokens in reads.items())
+    at_worst = sum(market.cost_usd(name, tokens) for name, tokens in reads.items())
     waits = market.curves.latency_of(plan.backend).first_s + market.curves.latency_of(plan.verifier).mean(0)
     slow = (1 + plan.lookahead) * TREE_DEPTH * waits
     worst_s = one.worst_s + slow if one.worst_s else 0.0
-    return Stage(1, one.p, one.cost_usd + again, one.worst_usd + again, one.latency_s + slow, worst_s)
+    return Stage(1, one.p, one.cost_usd + again, one.worst_usd + at_worst, one.latency_s + slow, worst_s)
 
 
 def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -> float:

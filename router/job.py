@@ -262,6 +262,7 @@ class Job:
             quality_floor=max(floor or 0.0 for floor in floors),
             done=frozenset(a.plan.key for a in self.actions) | {a.plan.key for a in self.recalled if a.exhausted},
             down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
+            read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
             barred=self.barred,
             forced=plan,
             forced_by=by,

@@ -152,7 +152,7 @@ def _action(action: Action) -> dict[str, Any]:
 def facts_as_json(facts: Facts) -> dict[str, Any]:
     """Plain data; infinite limits are left out."""
     values = {field.name: getattr(facts, field.name) for field in fields(facts)}
-    values |= {"done": sorted(facts.done), "down": sorted(facts.down), "barred": sorted(facts.barred)}
+    values |= {"done": sorted(facts.done), "down": sorted(facts.down), "barred": sorted(facts.barred), "read": sorted(facts.read)}
     values |= {"forced": facts.forced.model_dump(mode="json") if facts.forced else None}
     return {name: value for name, value in values.items() if value != float("inf")}
 
@@ -160,7 +160,7 @@ def facts_as_json(facts: Facts) -> dict[str, Any]:
 def facts_from_json(data: Mapping[str, Any]) -> Facts:
     """The facts that `facts_as_json` wrote; what is left out has its default."""
     forced = _plan.validate_python(data["forced"]) if data.get("forced") else None
-    sets = {name: frozenset(data.get(name, ())) for name in ("done", "down", "barred")}
+    sets = {name: frozenset(data.get(name, ())) for name in ("done", "down", "barred", "read")}
     return Facts(**{**data, **sets, "forced": forced})
 
 

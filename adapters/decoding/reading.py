@@ -42,7 +42,11 @@ class Reader:
         """For each text the logits at all of its tokens [tokens, labels], and how many of these were known."""
         known = [self._prefixes.find(text) for text in texts]
         rest = [i for i, text in enumerate(texts) if len(known[i]) < len(text)]
-        fresh = dict(zip(rest, self._forward([texts[i] for i in rest], [known[i] for i in rest]), strict=True)) if rest else {}
+        try:
+            fresh = dict(zip(rest, self._forward([texts[i] for i in rest], [known[i] for i in rest]), strict=True)) if rest else {}
+        except Exception:
+            self._prefixes.clear()  # should it have been what was known, the next try does without
+            raise
         for i, state in fresh.items():
             self._prefixes.keep(texts[i], state)
         labels = self._model.config.num_labels

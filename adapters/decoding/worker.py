@@ -165,7 +165,7 @@ class Worker:
     # --- prompts --------------------------------------------------------------------------------------------------
 
     def _read(self, model: CausalModel, rows: list[Row]) -> list[Group]:
-        """Read the prompts of new rows: in one pass those of which nothing is known, and in one each where about as much is left to read."""
+        """Read the prompts of new rows: in one pass those of which nothing is known, in another those with about as much left to read."""
         by_job = [(job, list(own)) for job, own in groupby(rows, key=lambda row: row.job)]
         again = [(job.prefill, own, [0] * len(own)) for job, own in by_job if job.prefill is not None]
         new = [(job, own) for job, own in by_job if job.prefill is None]
