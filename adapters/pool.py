@@ -281,8 +281,9 @@ async def _cancelled(*tasks: asyncio.Future[None]) -> None:
 
 def _dearest(backends: Sequence[Backend]) -> Price:
     prices = [backend.price for backend in backends]
-    cached = [p.input_usd_per_mtok if p.cached_input_usd_per_mtok is None else p.cached_input_usd_per_mtok for p in prices]
-    return Price(max(p.input_usd_per_mtok for p in prices), max(p.output_usd_per_mtok for p in prices), max(cached))
+    read, written = max(p.input_usd_per_mtok for p in prices), max(p.output_usd_per_mtok for p in prices)
+    cached = [p.cached_input_usd_per_mtok for p in prices if p.cached_input_usd_per_mtok is not None]
+    return Price(read, written, max(cached) if len(cached) == len(prices) else None)
 
 
 def _common(backends: Sequence[Backend]) -> Features:

@@ -77,8 +77,16 @@ class BackendConformance:
         assert call.input_tokens > 0
         assert call.output_tokens > 0
         assert call.cost_usd == pytest.approx(
-            call.reported_usd if call.reported_usd is not None else backend.price.cost_usd(call.input_tokens, call.output_tokens)
+            call.reported_usd
+            if call.reported_usd is not None
+            else backend.price.cost_usd(call.input_tokens, call.output_tokens, call.cached_tokens)
         )
+
+    async def test_what_was_cached_is_a_part_of_the_input(self, backend: Backend) -> None:
+        """Of a prompt sent again no more is read from a cache than it has tokens, and it costs no more for it; streamed or not."""
+        for call in (*[await answered(backend, self.ask) for _ in range(2)], (await streamed(backend, self.ask))[0]):
+            assert 0 <= call.cached_tokens <= call.input_tokens
+            assert call.cost_usd <= (call.reported_usd or backend.price.cost_usd(call.input_tokens, call.output_tokens)) + 1e-15
 
     async def test_the_same_seed_gives_the_same_answer(self, backend: Backend) -> None:
         """A seed makes an answer repeatable."""

@@ -46,6 +46,9 @@ class StubServer:
             "error-event": self._error_event,  # an error in mid-stream
             "plain-only": self._plain_only,  # does not know stream
             "flood": self._flood,  # a line that does not end
+            "caching": self._words,  # as `words`; all tokens but one of the prompt were read from a cache, as OpenAI and vLLM say it
+            "caching-deepseek": self._words,  # the same, as DeepSeek says it
+            "caching-lies": self._words,  # more cached than there was to read
             "paid": self._paid,  # the usage has a cost
         }
 
@@ -212,10 +215,16 @@ def _completion(body: Body, choices: list[dict[str, Any]]) -> dict[str, Any]:
     return {"id": "stub", "object": "chat.completion", "created": 0, "model": body["model"], "choices": sent, "usage": usage}
 
 
-def _usage(body: Body, choices: list[dict[str, Any]]) -> dict[str, int]:
+def _usage(body: Body, choices: list[dict[str, Any]]) -> dict[str, Any]:
     tokens_in = sum(len(str(message["content"]).split()) for message in body["messages"])
     tokens_out = sum(choice["words"] for choice in choices)
-    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+    cached = {
+        "caching": {"prompt_tokens_details": {"cached_tokens": tokens_in - 1}},
+        "caching-deepseek": {"prompt_cache_hit_tokens": tokens_in - 1, "prompt_cache_miss_tokens": 1},
+        "caching-lies": {"prompt_tokens_details": {"cached_tokens": tokens_in + 1000}},
+    }
+    total = tokens_in + tokens_out
+    return {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": total, **cached.get(body["model"], {})}
 
 
 def _event(delta: Body, index: int = 0, finish_reason: str | None = None) -> dict[str, Any]:

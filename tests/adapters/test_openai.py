@@ -420,7 +420,7 @@ def test_the_last_event_needs_no_empty_line() -> None:
 def test_prices_come_from_litellms_list_without_importing_it() -> None:
     """A known model has its price and context; a configured price wins; an unknown model costs nothing."""
     known = OpenAIBackend("b", OpenAIOptions(model="openai/gpt-4o-mini"))
-    assert known.price == Price(pytest.approx(0.15), pytest.approx(0.6))
+    assert known.price == Price(pytest.approx(0.15), pytest.approx(0.6), pytest.approx(0.075))
     assert known.features.max_context == 128000
     assert OpenAIBackend("b", OpenAIOptions(model="gpt-4o-mini", price={"input_usd_per_mtok": 3}, max_context=5)).price == Price(3, 0)
     assert OpenAIBackend("b", OpenAIOptions(model="my-own")).price == Price()
@@ -448,3 +448,32 @@ def test_the_package_is_ours() -> None:
     assert adapters.__file__ is not None
     assert (openai_module.__name__, openai_module.OpenAIBackend.__module__) == ("adapters.openai", "adapters.openai")
     assert openai_module.aiohttp.__name__ == "aiohttp"
+
+
+@pytest.mark.parametrize(("model", "missed"), [("caching", 1), ("caching-deepseek", 1), ("caching-lies", 0), ("words", None)])
+@pytest.mark.parametrize("price", [Price(10, 20, 1), Price(10, 20)])
+async def test_cached_input_is_told_and_has_its_own_price(stub: StubServer, model: str, missed: int | None, price: Price) -> None:
+    """Whatever name a server has for it, plain and streamed; where no price is given for it, it costs what any input does."""
+    backend = OpenAIBackend("b", OpenAIOptions(model=model, base_url=stub.url, price=price))
+    request = ChatRequest(({"role": "user", "content": "one two three four"},), seed=1)
+    for call in (await answered(backend, request), (await streamed(backend, request))[0]):
+        cached = 0 if missed is None else 4 - missed
+        assert (call.input_tokens, call.cached_tokens) == (4, cached)
+        cheap = 10 if price.cached_input_usd_per_mtok is None else 1
+        assert call.cost_usd == pytest.approx(((4 - cached) * 10 + cached * cheap + call.output_tokens * 20) / 1e6)
+    await backend.aclose()
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 100), st.floats(0, 1), st.floats(0, 100))
+def test_a_cache_never_makes_a_call_dearer(read: int, part: int, written: int, usd: float, share: float, out_usd: float) -> None:
+    """Of whatever size the cached part is, and however cheap: at most the full price, at least what is written costs."""
+    price, cached = Price(usd, out_usd, usd * share), min(part, read)
+    full, less = price.cost_usd(read, written), price.cost_usd(read, written, cached)
+    assert price.cost_usd(0, written) - 1e-12 <= less <= full + 1e-12
+
+
+@pytest.mark.parametrize("cached", [-1, 3.1])
+def test_a_price_of_cached_input_is_between_nothing_and_that_of_any_input(cached: float) -> None:
+    """What is set aside for a call is its price without a cache, so none may be dearer."""
+    with pytest.raises(ValidationError, match="price|cached_input_usd_per_mtok"):
+        OpenAIOptions(model="m", price={"input_usd_per_mtok": 3, "cached_input_usd_per_mtok": cached})

@@ -488,3 +488,54 @@ async def test_the_shipped_reward_model_reads_a_puzzle_step_by_step() -> None:
     assert len(verdict.steps) == 3
     assert all(0 <= step <= 1 for step in verdict.steps)
     await model.aclose()
+
+
+# --- what it keeps ----------------------------------------------------------------------------------------------------
+
+
+async def scored(model: RewardModel, *texts: str, reason: str = "length") -> tuple[list[tuple[float, ...]], Call]:
+    call = Call(Price(1, 0, 0.1))
+    verdicts = await model.score(REQUEST, [Choice(text, reason) for text in texts], call)
+    return [verdict.steps for verdict in verdicts], call
+
+
+async def test_a_search_reads_only_what_is_new(process: Path) -> None:
+    """Level by level the scores are those of a reader that keeps nothing; the prompt is read once and each step once."""
+    levels = [["1+2=3\n", "1+3=4\n"], ["1+2=3\n3+4=7\n", "1+2=3\n3+5=8\n"], [ANSWER, "1+2=3\n3+4=7\n7+2=9"], [ANSWER]]
+    async with reward(process) as keeping, reward(process, prefix_cache_mb=0) as plain:
+        for depth, texts in enumerate(levels):
+            (mine, call), (theirs, full) = await scored(keeping, *texts), await scored(plain, *texts)
+            for one, other in zip(mine, theirs, strict=True):
+                assert one == pytest.approx(other, abs=1e-4)
+            assert (call.input_tokens, full.cached_tokens) == (full.input_tokens, 0)
+            assert 0 < call.cached_tokens <= call.input_tokens
+            assert call.cost_usd < full.cost_usd
+            if depth == 3:
+                assert call.cached_tokens == call.input_tokens
+        assert keeping.caches_prefix > plain.caches_prefix
+
+
+async def test_the_prompt_of_many_answers_is_read_and_paid_once(process: Path) -> None:
+    """Of four answers to one prompt, what they begin with is charged in full to one of them; a lone one gets nothing for nothing."""
+    async with reward(process) as model, reward(process) as other:
+        _, call = await scored(model, "1", "2", "3", "4")
+        _, alone = await scored(other, "1")
+        beginning = alone.input_tokens - 1
+        assert alone.cached_tokens == 0
+        assert call.cached_tokens == 3 * beginning
+
+
+async def test_what_a_reader_keeps_is_bounded_and_outlives_no_failure(process: Path) -> None:
+    """A flood of answers stays within the option; a state that is of no use is given up, and the answer read without it."""
+    async with reward(process, prefix_cache_mb=0.05) as model:
+        for i in range(60):
+            await scored(model, f"{i}+{i}=3\n")
+            assert model._reader is not None
+            assert model._reader._kept is not None
+            assert 0 < model._reader._kept._prefixes.bytes <= 50_000
+        expected, _ = await scored(model, ANSWER)
+        for node in model._reader._kept._prefixes._nodes:
+            node.state = node.state[:, :3]
+        again, call = await scored(model, ANSWER + "0")
+        assert (again[0][:2], call.cached_tokens) == (pytest.approx(expected[0][:2], abs=1e-4), 0)
+        assert again[0][2:] != expected[0][2:]

@@ -224,3 +224,21 @@ def test_beliefs_taken_together_are_taken_alike() -> None:
         alone = outlook(way, weights[[f]], so_far[[f]], stop[[f]])
         for of in ("quality", "cost_usd", "latency_s", "draws", "open", "open_weights", "open_right"):
             assert getattr(alone, of)[0] == pytest.approx(getattr(together, of)[f])
+
+
+@pytest.mark.parametrize("plan", [
+    Single(backend="small", verifier="reward"), BestOfN(backend="small", n=8, batch=4, verifier="reward"),
+    Revise(backend="small", verifier="reward"), TreeSearch(backend="small", verifier="reward"),
+])  # fmt: skip
+def test_what_a_cache_spares_is_expected_but_not_counted_on(plan: Plan) -> None:
+    """Where a prompt was read, its price is the cached one; the worst case is that of a cache that forgot all. No cache, no difference."""
+    cached = {"small": PRICES["small"][0] / 10, "reward": PRICES["reward"][0] / 10}
+    keeps = but(MARKET, cached_prices=cached, caches=frozenset(cached))
+    facts = [FACTS, but(FACTS, read=frozenset(cached))]
+    plain, before, after = (stages(plan, belief(0), m, f) for m, f in ((MARKET, facts[0]), (keeps, facts[0]), (keeps, facts[1])))
+    usd = [sum(row.cost_usd for row in rows) for rows in (plain, before, after)]
+    assert usd[0] >= usd[1] > usd[2]
+    assert worst(plain) == worst(before) == worst(after)
+    assert [row.cost_usd for row in stages(plan, belief(0), MARKET, facts[1])] >= [row.cost_usd for row in after]
+    dear = but(keeps, cached_prices={})
+    assert sum(row.cost_usd for row in stages(plan, belief(0), dear, facts[1])) == pytest.approx(usd[0])

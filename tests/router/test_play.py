@@ -89,3 +89,29 @@ def test_without_an_estimate_the_probe_counts_as_down() -> None:
     (played,) = play(parts, policy, [row], {})
     assert played.decision["degraded"] == ["probe"]
     assert played.decision["actions"][0]["plan"] == "single(large)"
+
+
+async def test_a_second_batch_is_billed_as_in_service() -> None:
+    """Who keeps the prompt is paid its cached price from the second batch on, at once with every other; a log without counts plays as before."""
+    policy = a_policy(3e-3, [CHAINS[0]])
+    row = await a_row(the_parts(policy, *DRAWS))
+    for trace in row["traces"]:
+        assert all(len(call) == 7 for call in trace["calls"])
+        trace["calls"] = [call[:6] for call in trace["calls"]]
+    parts = the_parts(policy)
+    keeps = replace(parts, market=replace(parts.market, caches=frozenset({"small"})))
+    (plain, cached) = [await Player(some, policy, ESTIMATES).answer(row) for some in (parts, keeps)]
+    bought = [[c["cached_tokens"] for c in played.decision["calls"] if c["target"] == "small"] for played in (plain, cached)]
+    assert len(bought[1]) > 1
+    assert set(bought[0]) == {0}
+    assert bought[1] == [0] + [len(PROMPT.split())] * (len(bought[1]) - 1)
+
+
+def test_a_recorded_chain_is_billed_for_the_prompt_that_nobody_has_read() -> None:
+    """A log's chain found the prompt in the cache, because samples were drawn before it; played first, it reads the prompt itself."""
+    from policies.facts import Market
+    from router.play import Tape
+
+    tape = Tape(Market(), input_tokens=10)
+    assert [tape.cached("small", tokens) for tokens in (10, 10, 14)] == [0, 10, 14]
+    assert [tape.cached("large", tokens) for tokens in (0, 25)] == [0, 25]

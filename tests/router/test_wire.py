@@ -255,7 +255,8 @@ def test_a_completion_has_openais_shape_and_the_decision() -> None:
     body = render.completion(outcome(one, candidate("a"), candidate("b")), created=7)
     assert body["id"] == one.id.replace("dec_", "chatcmpl-")
     assert (body["object"], body["created"], body["model"], body["system_fingerprint"]) == ("chat.completion", 7, "small", "fp_12345678")
-    assert body["usage"] == {"prompt_tokens": 11, "completion_tokens": 31, "total_tokens": 42}
+    cached = {"prompt_tokens_details": {"cached_tokens": 0}}
+    assert body["usage"] == {"prompt_tokens": 11, "completion_tokens": 31, "total_tokens": 42, **cached}
     assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in body["choices"]] == [(0, "a", "stop"), (1, "b", "stop")]
     assert body["choices"][0]["outlay"] == {"backend": "small", "plan": "single(small)", "score": 0.9, "votes": None}
     block = body["outlay"]
