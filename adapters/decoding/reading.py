@@ -40,13 +40,18 @@ class Reader:
 
     def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, int]]:
         """For each text the logits at all of its tokens [tokens, labels], and how many of these were known."""
+        try:
+            return self._read(texts)
+        except Exception:
+            if not len(self._prefixes):
+                raise
+            self._prefixes.clear()  # should what was known be to blame, or take the room: once more, from the beginning
+            return self._read(texts)
+
+    def _read(self, texts: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, int]]:
         known = [self._prefixes.find(text) for text in texts]
         rest = [i for i, text in enumerate(texts) if len(known[i]) < len(text)]
-        try:
-            fresh = dict(zip(rest, self._forward([texts[i] for i in rest], [known[i] for i in rest]), strict=True)) if rest else {}
-        except Exception:
-            self._prefixes.clear()  # should it have been what was known, the next try does without
-            raise
+        fresh = dict(zip(rest, self._forward([texts[i] for i in rest], [known[i] for i in rest]), strict=True)) if rest else {}
         for i, state in fresh.items():
             self._prefixes.keep(texts[i], state)
         labels = self._model.config.num_labels

@@ -475,5 +475,5 @@ def test_a_cache_never_makes_a_call_dearer(read: int, part: int, written: int, u
 @pytest.mark.parametrize("cached", [-1, 3.1])
 def test_a_price_of_cached_input_is_between_nothing_and_that_of_any_input(cached: float) -> None:
     """What is set aside for a call is its price without a cache, so none may be dearer."""
-    with pytest.raises(ValidationError, match="price|cached_input_usd_per_mtok"):
+    with pytest.raises(ValidationError, match=r"a price is zero or more|is at most input_usd_per_mtok"):
         OpenAIOptions(model="m", price={"input_usd_per_mtok": 3, "cached_input_usd_per_mtok": cached})

@@ -93,7 +93,7 @@ async def test_callers_at_once_get_what_each_gets_alone(make: Make) -> None:
 async def test_a_flood_of_prompts_stays_within_the_bound(make: Make) -> None:
     """However many distinct prompts come, no more is held than the option says; of the newest something is known, of the oldest nothing."""
     backend = make(prefix_cache_mb=0.05)
-    words = "zero one two three four five six seven eight nine ten".split()
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     prompts = [f"{a} {b} {c}" for a in words for b in words[:4] for c in words[:2]]
     for prompt in prompts:
         await answered(backend, asking(prompt, max_tokens=4))

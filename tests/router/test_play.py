@@ -92,7 +92,7 @@ def test_without_an_estimate_the_probe_counts_as_down() -> None:
 
 
 async def test_a_second_batch_is_billed_as_in_service() -> None:
-    """Who keeps the prompt is paid its cached price from the second batch on, at once with every other; a log without counts plays as before."""
+    """Who keeps the prompt is paid its cached price from the second batch on; a log without such counts is played too."""
     policy = a_policy(3e-3, [CHAINS[0]])
     row = await a_row(the_parts(policy, *DRAWS))
     for trace in row["traces"]:
