@@ -119,8 +119,8 @@ class Picked:
 
 
 def best_of(log: Log, backend: str, verifier: str, n: int) -> Picked:
-    """Equal answers are read once by the verifier, as in service."""
-    read, shared = log.tokens, backend in log.market.shared_prompt
+    """Equal answers are read once by the verifier, and a prompt that a cache keeps is read from it after the first time, as in service."""
+    read, reads = log.tokens, 1 if backend in log.market.shared_prompt else n
     scores, marks, cost = [], [], np.zeros(len(log.rows))
     for i, (drawn, right) in enumerate(zip(log.drawn(backend), log.marks(backend), strict=True)):
         sets = [range(start, start + n) for start in range(0, len(drawn) - n + 1, n)]
@@ -131,9 +131,10 @@ def best_of(log: Log, backend: str, verifier: str, n: int) -> Picked:
         written = np.mean([sum(drawn[k].tokens for k in places) for places in sets])
         distinct = [{drawn[k].text: drawn[k].tokens for k in places} for places in sets]
         scored = np.mean([sum(read[i] + tokens for tokens in texts.values()) for texts in distinct])
-        cost[i] = log.market.cost_usd(backend, read[i] * (1 if shared else n), float(written)) + log.market.cost_usd(
-            verifier, float(scored)
-        )
+        again = {backend: reads - 1.0, verifier: float(np.mean([len(texts) for texts in distinct])) - 1}
+        cached = {name: times * read[i] * (name in log.market.caches) for name, times in again.items()}
+        cost[i] = log.market.cost_usd(backend, read[i] * reads, float(written), cached[backend])
+        cost[i] += log.market.cost_usd(verifier, float(scored), 0.0, cached[verifier])
     return Picked(np.array([m.mean() for m in marks]), cost, scores, marks)
 
 

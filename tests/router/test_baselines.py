@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,13 @@ def test_fixed_plans_give_and_cost_what_was_recorded(log: Log) -> None:
     four = best_of(log, "small", "checked", 4)
     assert four.cost[0] == pytest.approx((12 + 80) * 1e-6 + (4 * 12 + 80) * 1e-7, rel=0.01)
     assert four.right.mean() > one.right.mean() + 0.05
+
+
+def test_a_fixed_plan_reads_a_prompt_from_the_cache_as_the_policy_does(log: Log) -> None:
+    """The verifier keeps what it reads, at a quarter of the price: of four answers' prompts, three cost that."""
+    keeps = replace(log, market=replace(MARKET, caches=frozenset({"checked"}), cached_prices={"checked": 0.025}))
+    saved = best_of(log, "small", "checked", 4).cost - best_of(keeps, "small", "checked", 4).cost
+    assert saved == pytest.approx(np.full(200, 3 * 12 * 0.075e-6), rel=0.02)
 
 
 def test_a_mixture_lies_on_the_line_and_costs_what_the_line_says() -> None:
