@@ -107,10 +107,11 @@ KINDS: dict[type, Callable[[str, Any], Backend]] = {
 }
 
 
-def build_backends(options: Mapping[str, BackendOptions]) -> dict[str, Backend]:
-    """All backends of a configuration, each with those that answer in its place."""
-    alone = {name: build_backend(name, one) for name, one in options.items()}
-    return {name: _with_fallbacks(alone, name, one) for name, one in options.items()}
+def build_backends(options: Mapping[str, BackendOptions], kept: Mapping[str, Backend] | None = None) -> dict[str, Backend]:
+    """All backends of a configuration, each with those that answer in its place; what is kept of another one is taken as it is."""
+    kept = kept or {}
+    alone = {name: _alone(kept[name]) if name in kept else build_backend(name, one) for name, one in options.items()}
+    return {name: kept[name] if name in kept else _with_fallbacks(alone, name, one) for name, one in options.items()}
 
 
 def build_backend(name: str, options: BackendOptions) -> Backend:
@@ -123,6 +124,10 @@ def build_backend(name: str, options: BackendOptions) -> Backend:
     if isinstance(options, RemoteOptions):
         return Pool(name, [_guarded(name, options)], options)
     return KINDS[type(options)](name, options)
+
+
+def _alone(backend: Backend) -> Backend:
+    return backend.backend if isinstance(backend, Fallbacks) else backend
 
 
 def _guarded(name: str, options: RemoteOptions) -> Backend:

@@ -113,24 +113,33 @@ class RedisLedger:
         return await self._run(account, entry)
 
     async def _tell(self) -> None:
-        """All that Redis missed. An entry leaves the list when Redis has it, unless it was written again meanwhile."""
+        """All that Redis missed, in one round trip for some; an entry leaves the list when Redis has it, unless it was written again."""
         async with self._telling:
             while self._untold:
                 some = list(self._untold.items())[:AT_ONCE]
-                await asyncio.gather(*(self._run(account, entry) for _, (account, entry) in some))
-                for key, told in some:
+                pipe = self._link.redis.pipeline(transaction=False)
+                for _, (account, entry) in some:
+                    await self._script(*self._asked(account, entry), client=pipe)
+                for (key, told), said in zip(some, await pipe.execute(), strict=True):
+                    self._heard(told[0], said)
                     if self._untold.get(key) is told:
                         del self._untold[key]
 
     async def _run(self, account: Account, entry: Entry) -> Receipt:
+        return self._heard(account, await self._script(*self._asked(account, entry)))
+
+    def _asked(self, account: Account, entry: Entry) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of the script."""
         windows, used = self._seen.get(account.id, ((0, 0, 0), (0,) * len(METERS)))
         keep_s = min(CLOSED_S, self._lease_s) if entry.closed else self._lease_s
         arguments: list[Any] = ["" if self._clock is None else self._clock(), keep_s, entry.id]
         arguments += [*entry.spent, *entry.wanted, *entry.kept, *entry.booked]
         arguments += [-1 if limit is None else limit for limit in account.limits]
         arguments += [*windows, *used, entry.number]
-        keys = [f"{self._prefix}{{{account.id}}}:{part}" for part in ("counters", "entries", "leases")]
-        receipt = _receipt(await self._script(keys, arguments))
+        return [f"{self._prefix}{{{account.id}}}:{part}" for part in ("counters", "entries", "leases")], arguments
+
+    def _heard(self, account: Account, said: Sequence[Any]) -> Receipt:
+        receipt = _receipt(said)
         self._seen[account.id] = _newer(self._seen.get(account.id), receipt)
         return receipt
 

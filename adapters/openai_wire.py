@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendUnavailable
 from adapters.pricing import BYTES_PER_TOKEN
@@ -21,6 +21,8 @@ RETRYABLE = frozenset({408, 409, 425, 429})
 """Statuses below 500 after which the same request may succeed."""
 NOT_TEXT = (KeyError, TypeError, ValueError, AttributeError)
 """What reading an answer raises when it is not of the expected shape."""
+MOST = 10**8
+"""Tokens, or dollars, that no single answer comes to: usage that says more is a slip, and would empty a budget for good."""
 
 
 def body_of(request: ChatRequest, model: str, max_tokens: int | None, max_tokens_field: str = "max_tokens") -> dict[str, Any]:
@@ -67,11 +69,11 @@ def count(usage: Any, call: Call) -> bool:
     if not isinstance(usage, dict):
         return False
     tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not (isinstance(tokens_in, int) and isinstance(tokens_out, int) and min(tokens_in, tokens_out) >= 0):
+    if not (_is_count(tokens_in) and _is_count(tokens_out)):
         return False
     call.input_tokens, call.output_tokens, call.estimated = tokens_in, tokens_out, False
     call.cached_tokens = min(_cached(usage), tokens_in)
-    if isinstance(cost := usage.get("cost"), int | float) and cost >= 0:
+    if isinstance(cost := usage.get("cost"), int | float) and not isinstance(cost, bool) and 0 <= cost < MOST:
         call.reported_usd = float(cost)
     return True
 
@@ -81,7 +83,11 @@ def _cached(usage: Mapping[str, Any]) -> int:
     details = usage.get("prompt_tokens_details")
     said = details.get("cached_tokens") if isinstance(details, dict) else None
     said = usage.get("prompt_cache_hit_tokens") if said is None else said
-    return max(said, 0) if isinstance(said, int) else 0
+    return said if _is_count(said) else 0
+
+
+def _is_count(tokens: Any) -> TypeGuard[int]:
+    return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST
 
 
 def _choice(choice: Mapping[str, Any]) -> Choice:

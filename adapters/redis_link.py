@@ -40,6 +40,7 @@ class RedisLink:
         self._retry_s, self._clock, self._retry_at = retry_s, clock, 0.0
         self._what, self.where = what, without_password(url)
         self._running: set[asyncio.Future[Any]] = set()
+        self._turns, self._falls = asyncio.Semaphore(pool.max_connections), 0
         self.down = False
         """Redis did not answer last time."""
 
@@ -48,18 +49,24 @@ class RedisLink:
         if self.down and self._clock() < self._retry_at:
             raise RedisGone
         self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
-        task = asyncio.ensure_future(command())
+        task = asyncio.ensure_future(self._in_turn(command, self._falls))
         self._running.add(task)
         task.add_done_callback(self._ended)
-        try:
-            answer = await asyncio.shield(task)  # redis-py loses cancellations: see the tests
-        except self._failures as error:
-            if str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
+        return await asyncio.shield(task)  # redis-py loses cancellations: see the tests
+
+    async def _in_turn(self, command: Callable[[], Awaitable[Any]], falls: int) -> Any:
+        """A crowd of our own is no fault of Redis: it waits here, not for the pool, and is told where Redis went down meanwhile."""
+        async with self._turns:
+            if self._falls > falls:
+                raise RedisGone
+            try:
+                answer = await command()
+            except self._failures as error:
+                if not str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
+                    self._went_down(error)
                 raise RedisGone from error
-            self._went_down(error)
-            raise RedisGone from error
-        self._is_up()
-        return answer
+            self._is_up()
+            return answer
 
     async def aclose(self) -> None:
         """Close the connections, once commands that nobody waits for are through."""
@@ -73,6 +80,7 @@ class RedisLink:
 
     def _went_down(self, error: Exception) -> None:
         self._retry_at = self._clock() + self._retry_s
+        self._falls += 1
         if not self.down:
             log.warning("%s %s does not answer (%s: %s); going on without it", self._what, self.where, type(error).__name__, error)
         self.down = True

@@ -58,9 +58,8 @@ def assemble(config: Config, before: Before | None = None) -> Router:
 def parts(config: Config, before: Before | None = None) -> Parts:
     """Everything that the configuration names. Raises AdapterError, DifficultyError or CurvesError."""
     was, had = (before[0], before[1].parts) if before else (None, None)
-    backends: dict[str, Backend] = {**build_backends(config.backends)}
-    if was and had:
-        backends |= {name: had.backends[name] for name in backends if _same_backend(name, config, was)}
+    kept = {name: had.backends[name] for name in config.backends if _same_backend(name, config, was)} if was and had else {}
+    backends = build_backends(config.backends, kept)
     verifiers = {name: build_verifier(name, options, backends) for name, options in config.verifiers.items()}
     if was and had:
         verifiers |= {name: had.verifiers[name] for name in verifiers if _same_verifier(name, config, was)}

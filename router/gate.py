@@ -87,11 +87,11 @@ class Gated:
         return HeadersTooLarge(f"the headers are over {self._gate.max_header_kb} KB, the limit of this server (server.max_header_kb)")
 
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
-        task, begun = asyncio.current_task(), list[Message]()
+        task, sent = asyncio.current_task(), list[Message]()
         assert task is not None, "every request has a task"
 
         async def sending(message: Message) -> None:
-            begun[:] = begun or [message]
+            sent[:] = [*sent[:1], message]
             await send(message)
 
         self._gate.enter(task)
@@ -101,17 +101,17 @@ class Gated:
             if not self._gate.cancelling:
                 raise
             task.uncancel()
-            await _tell(begun, scope, receive, send)
+            await _tell(sent, scope, receive, send)
         finally:
             self._gate.leave(task)
 
 
-async def _tell(begun: list[Message], scope: Scope, receive: Receive, send: Send) -> None:
-    """What a client hears whose request is cut off."""
+async def _tell(sent: list[Message], scope: Scope, receive: Receive, send: Send) -> None:
+    """What a client hears whose request is cut off; nothing where it has heard the end. Of what was sent, the first and the last count."""
     error = Overloaded(GOING, retry_after_s=COME_BACK_S)
-    if not begun:
+    if not sent:
         await (await _response(error, scope))(scope, receive, send)
-    elif (b"content-type", b"text/event-stream") in begun[0]["headers"]:
+    elif (b"content-type", b"text/event-stream") in sent[0]["headers"] and (len(sent) == 1 or sent[-1].get("more_body")):
         api = await api_of(scope["path"])
         await send({"type": "http.response.body", "body": api.broken(error) + api.end, "more_body": False})
 

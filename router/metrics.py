@@ -6,12 +6,13 @@ only if asked for. One request costs a few microseconds; counters are looked up 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -37,6 +38,7 @@ class Metrics:
 
     def __init__(self, options: MetricsOptions | None = None) -> None:
         self.options, self.registry = options or MetricsOptions(), CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # memory, open files, CPU time; on Linux
         new = self._new
         self._requests = new(Counter, "outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
         self._overhead = new(Histogram, "outlay_overhead_seconds", "Time without any backend, verifier or judge", buckets=OVERHEAD_S)
@@ -136,6 +138,7 @@ class _States(Collector):
 
 
 def _of_parts(parts: Parts) -> Iterator[Sample]:
+    yield "outlay_tasks", "What is under way in the process, the server's own tasks included; at rest it is always the same", {}, _tasks()
     probe = parts.probe
     for outcome, count in getattr(probe, "counts", {}).items():
         yield "outlay_probe_estimates_total", "Estimates, by what became of them", {"outcome": outcome}, count
@@ -144,6 +147,14 @@ def _of_parts(parts: Parts) -> Iterator[Sample]:
     for name, backend in parts.backends.items():
         for deployment, state in _states_of(backend):
             yield "outlay_deployment_state", "1 for the state that it is in", {"backend": name, "deployment": deployment, "state": state}, 1
+
+
+def _tasks() -> int:
+    """Tasks of the loop that runs; none where no loop does."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 def _states_of(backend: object) -> Iterable[tuple[str, str]]:

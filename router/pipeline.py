@@ -125,8 +125,10 @@ class Router:
             job.first_token_s = job.run.elapsed_s if job.sink and job.first_token_s is None else job.first_token_s
             ending = "answered"
         finally:
-            await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
-            decision = self._record(job, self._block(job), ending)
+            try:
+                await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
+            finally:  # and is on record, also for one that goes just now
+                decision = self._record(job, self._block(job), ending)
         return render(job, decision)
 
     async def _sent(self, job: Job, outcome: Outcome) -> Outcome:

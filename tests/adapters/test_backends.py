@@ -137,3 +137,18 @@ async def test_fallbacks_are_built_around_backends() -> None:
     assert [(one.deployment, one.kind) for one in call.attempts] == [("a", "first"), ("a", "retry"), ("b", "fallback"), ("b", "fallback")]
     for backend in built.values():
         await backend.aclose()
+
+
+async def test_what_is_kept_answers_in_others_places_too() -> None:
+    """A backend that a new configuration leaves as it was is not built a second time behind another's fallbacks, where nobody would close
+    it, and where neither its queue nor its circuit would be the one in use."""
+    place = {"model": "m", "base_url": "http://127.0.0.1:9/v1"}
+    before = build_backends({"a": parsed(**place, fallbacks=["b"]), "b": parsed(**place, fallbacks=["c"]), "c": parsed(**place)})
+    changed = parsed(**place, fallbacks=["b", "c"], timeout_s=9)
+    after = build_backends({"a": changed, "b": parsed(**place, fallbacks=["c"]), "c": parsed(**place)}, {k: before[k] for k in "bc"})
+    assert after["b"] is before["b"]
+    b, c = before["b"], before["c"]
+    assert isinstance(b, Fallbacks)
+    assert isinstance(after["a"], Fallbacks)
+    assert after["a"]._others == [b.backend, c]
+    assert after["a"].backend is not before["a"]

@@ -343,3 +343,16 @@ def test_the_url_names_the_ledger() -> None:
     with pytest.raises(LedgerError, match="redis://host:6379/0") as refused:
         build_ledger("redis://user:secret@host:port/x")
     assert "secret" not in str(refused.value)
+
+
+async def test_a_long_outage_is_told_in_few_round_trips(redis_ledger: Callable[..., RedisLedger], redis_server: Any) -> None:
+    """Of hundreds of requests that Redis missed, over one connection: a crowd of them would not get through in time, and the ledger would
+    stay gone for as long as there is load."""
+    one, ours = redis_ledger(), account(usd_day=10**9)
+    redis_server.kill()
+    for i in range(300):
+        await one.write(ours, Entry(f"r{i}", usd(1), 1, closed=True))
+    redis_server.start()
+    receipt = await one.write(ours, Entry("now"))
+    assert (receipt.used[DAY_USD], receipt.degraded) == (300, False)
+    assert redis_server.command("CLIENT", "LIST").count(b"id=") <= 3  # this one's, the ledger's, and the one with which it waited

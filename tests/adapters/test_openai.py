@@ -23,7 +23,7 @@ from adapters import sse
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable, MissingExtra
 from adapters.guarded import Guarded
 from adapters.openai import OpenAIBackend, OpenAIOptions
-from adapters.openai_wire import retry_after_s
+from adapters.openai_wire import count, retry_after_s
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.scripted import scripted
 from adapters.sse import EventParser
@@ -237,6 +237,21 @@ async def test_tokens_that_are_not_reported_are_estimated(make: Make) -> None:
     lied = await answered(make("lying-usage"), ASK)
     assert lied.estimated
     assert lied.cost_usd >= 0
+
+
+@pytest.mark.parametrize("said", [-1, 10**30, 10**400, True, 1.5, "7", None])
+def test_usage_that_is_no_count_is_none(said: Any) -> None:
+    """Believed, one slip of a provider would empty a budget for good; and what no float holds would be a failure of our own."""
+    assert not count({"prompt_tokens": said, "completion_tokens": 1}, Call(Price(1, 1)))
+    assert not count({"prompt_tokens": 1, "completion_tokens": said}, Call(Price(1, 1)))
+
+
+@pytest.mark.parametrize("said", ["1e999", "NaN", "-1", "true", "1" + "0" * 400])
+def test_a_cost_that_is_no_amount_is_not_taken_over(said: str) -> None:
+    """As JSON brings it; the tokens stand."""
+    call = Call(Price(1e6, 1e6))
+    assert count(json.loads(f'{{"prompt_tokens": 2, "completion_tokens": 1, "cost": {said}}}'), call)
+    assert call.cost_usd == 3
 
 
 async def test_the_providers_own_cost_counts_unless_a_price_is_configured(make: Make) -> None:

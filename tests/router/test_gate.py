@@ -8,11 +8,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from router.app import create_app
+from router.gate import Gate, Gated
 from router.options import ServerOptions
 from tests.adapters.stub_server import StubServer
 from tests.router.doubles import ScriptedPipeline
@@ -128,3 +130,28 @@ async def test_headers_are_bounded(gateway: Process) -> None:
         assert status == 400
     gateway.stop()
     assert await gateway.process.wait() == 0
+
+
+async def test_nothing_is_said_after_the_end_of_a_stream() -> None:
+    """A request that is cancelled while it cleans up has told its client all: another word would be one too many for the server."""
+    sent, over = list[Any](), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        over.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Any:
+        raise AssertionError("nothing more is read")
+
+    gate = Gate(max_requests=1, max_header_kb=64)
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    task = asyncio.ensure_future(Gated(app, gate)(scope, receive, send))
+    await over.wait()
+    await gate.drained(0)
+    await task
+    assert sent == ["http.response.start", "http.response.body"]

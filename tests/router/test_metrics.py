@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -164,3 +166,23 @@ async def test_spend_by_key_is_shown_if_asked_for(tmp_path: Path) -> None:
 def test_the_application_tells_of_its_metrics() -> None:
     """In the OpenAPI document as every other path."""
     assert "/metrics" in create_app(a_router()).openapi()["paths"]
+
+
+async def test_the_process_tells_what_it_holds() -> None:
+    """Tasks, open files and memory, so that a leak is seen where it begins: a request under way is one task more, and one less at its end."""
+    router, asked, go_on = a_router(), asyncio.Event(), asyncio.Event()
+    at_rest = value(router, "outlay_tasks")
+
+    async def waiting() -> None:
+        asked.set()
+        await go_on.wait()
+
+    task = asyncio.ensure_future(waiting())
+    await asked.wait()
+    assert value(router, "outlay_tasks") == at_rest + 1
+    go_on.set()
+    await task
+    assert value(router, "outlay_tasks") == at_rest
+    if sys.platform == "linux":
+        assert value(router, "process_open_fds") > 0
+        assert value(router, "process_resident_memory_bytes") > 1e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -190,3 +191,26 @@ async def test_a_limit_that_is_not_the_budgets_is_not_called_so() -> None:
             await router.answer(an_ask(deadline_s=1e-9))
         with pytest.raises(OverBudget):
             await router.answer(an_ask(max_cost_usd=1e-9))
+
+
+async def test_a_client_that_goes_while_its_spending_is_told_is_on_record() -> None:
+    """Redis is slow to take what was bought, and the client leaves just then: the key pays, so log and metrics say so too."""
+    slow, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryTallies):
+        async def add(self, rows: Any) -> None:
+            slow.set()
+            await go_on.wait()
+            await super().add(rows)
+
+    router, ask = a_paced(1.0, tallies=Slow()), an_ask()
+    task = asyncio.ensure_future(router.answer(ask))
+    await slow.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go_on.set()
+    block = await router.decision(ask.id)
+    assert block is not None
+    assert block["cost_usd"] > 0
+    assert b'outlay_requests_total{plan="' in router.measured()
