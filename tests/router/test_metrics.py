@@ -169,7 +169,7 @@ def test_the_application_tells_of_its_metrics() -> None:
 
 
 async def test_the_process_tells_what_it_holds() -> None:
-    """Tasks, open files and memory, so that a leak is seen where it begins: a request under way is one task more, and one less at its end."""
+    """Tasks, open files and memory, so that a leak is seen: what is under way is one task more, and one less at its end."""
     router, asked, go_on = a_router(), asyncio.Event(), asyncio.Event()
     at_rest = value(router, "outlay_tasks")
 
