@@ -63,9 +63,21 @@ class Clients:
 
     def __post_init__(self) -> None:
         self._kinds: dict[Callable[[], Awaitable[object]], int] = {
-            self._plain: 24, self._streamed: 18, self._several: 8, self._translated: 9 * self.stage.whole, self._route: 3,
-            self._feedback: 5, self._look: 3, self._equal: 4, self._again: 6, self._leaver: 10, self._malformed: 5, self.poor: 5, self._named: 4, self._gone_on: 3,
-        }  # fmt: skip
+            self._plain: 24,
+            self._streamed: 18,
+            self._several: 8,
+            self._translated: 9 * self.stage.whole,
+            self._route: 3,
+            self._feedback: 5,
+            self._look: 3,
+            self._equal: 4,
+            self._again: 6,
+            self._leaver: 10,
+            self._malformed: 5,
+            self.poor: 5,
+            self._named: 4,
+            self._gone_on: 3,
+        }
 
     async def ask_until(self, over: Callable[[], bool], concurrency: int) -> None:
         """So many at once, one after the other."""

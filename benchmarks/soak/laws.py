@@ -18,8 +18,10 @@ from router.events import DecisionEvent
 from router.record import DecisionLog
 
 REMEMBERED = DecisionLog().size
-SAMPLE_S, FEWEST = 2.0, 30
-"""Between looks at the gateway, and how many of them a slope is drawn through."""
+SAMPLE_S, FEWEST, FEWEST_DECIDED = 2.0, 30, 1000
+"""Between looks at the gateway; how many of them a slope is drawn through, and of how many decisions a mean is taken."""
+MOST_MB_A_MINUTE, MOST_KB = 4, 30
+"""Growth of memory that is let pass."""
 CENT = 1e-9
 """Dollars are compared to the nano-dollar."""
 OWN_FAULTS = ("Traceback", "never retrieved", "was destroyed", "ResourceWarning", "Unclosed", "RuntimeWarning", "internal error")
@@ -317,15 +319,17 @@ def nothing_leaks(played: Played) -> Law:
     return Law("No task, file or connection is left", not faults, figures, faults)
 
 
-def memory_is_bounded(played: Played, most_mb_a_minute: float) -> tuple[Law, float]:
-    """By the slope over the second half of the load, as far as all decisions that are kept in memory are there by then."""
-    half_s = played.samples[-1].at_s / 2
-    late = [state for state in played.samples if state.at_s >= half_s and state.decided >= REMEMBERED]
-    promise = f"With {REMEMBERED} decisions in memory, which is all that is kept, it grows by less than {most_mb_a_minute:g} MB a minute"
-    at_half, last = next(state for state in played.samples if state.at_s >= half_s), played.samples[-1]
-    figures = f"{played.before.resident_mb:.0f} MB before, {at_half.resident_mb:.0f} MB at half time, {last.resident_mb:.0f} MB at the end"
-    if len(late) < FEWEST:
-        return Law(promise, True, f"not judged: {last.decided} decisions were made; {figures}"), 0.0
-    slope = float(np.polyfit([s.at_s / 60 for s in late], [s.resident_mb for s in late], 1)[0])
-    figures += f": {slope:+.2f} MB a minute over the last {(last.at_s - late[0].at_s) / 60:.1f} minutes"
-    return Law(promise, slope < most_mb_a_minute, figures), slope
+def memory_is_bounded(played: Played) -> Law:
+    """Over the second half of the load. What is kept for each decision is all that may grow, until so many are kept as ever will be."""
+    late = [state for state in played.samples if state.at_s >= played.samples[-1].at_s / 2]
+    full, last = [state for state in late if state.decided >= REMEMBERED], late[-1]
+    figures = f"{played.before.resident_mb:.0f} MB before, {late[0].resident_mb:.0f} MB at half time, {last.resident_mb:.0f} MB at the end"
+    if len(full) >= FEWEST:
+        slope = float(np.polyfit([s.at_s / 60 for s in full], [s.resident_mb for s in full], 1)[0])
+        promise = f"Once {REMEMBERED} decisions are in memory, it grows by less than {MOST_MB_A_MINUTE:g} MB a minute"
+        return Law(promise, slope < MOST_MB_A_MINUTE, f"{figures}: {slope:+.2f} MB a minute in the last {len(full) * SAMPLE_S / 60:.1f}")
+    promise = f"Until {REMEMBERED} decisions are in memory, it grows by less than {MOST_KB} KB for each"
+    if (decided := last.decided - late[0].decided) < FEWEST_DECIDED:
+        return Law(promise, True, f"too few decisions to say; {figures}")
+    each_kb = 1024 * (last.resident_mb - late[0].resident_mb) / decided
+    return Law(promise, each_kb < MOST_KB, f"{figures}: {each_kb:.1f} KB for each of {decided} decisions")

@@ -211,6 +211,14 @@ class Stage:
         self.redis = Redis(self.folder / "redis")
 
     async def __aenter__(self) -> Stage:
+        try:
+            await self._set_up()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _set_up(self) -> None:
         self.keys.write(self.folder / "keys.yaml")
         await self.redis.start()
         command = [sys.executable, "-m", "benchmarks.soak.provider", "--seed", str(self.seed)]
@@ -219,17 +227,17 @@ class Stage:
         self.provider_port = int(await asyncio.to_thread(self.provider.stdout.readline))
         self.configure()
         await self.open()
-        return self
 
     async def __aexit__(self, *_: object) -> None:
-        for process in (self.gateway, self.provider):
-            if process is not None and process.poll() is None:
-                process.kill()
-            if process is not None:
-                await asyncio.to_thread(process.wait)
-                assert process.stdout is not None
-                process.stdout.close()
+        await self.crash()
+        if self.provider is not None:
+            await asyncio.to_thread(_killed, self.provider)
         self.redis.kill()
+
+    async def crash(self) -> None:
+        """The gateway dies at once, if it lives."""
+        if self.gateway is not None:
+            await asyncio.to_thread(_killed, self.gateway)
 
     def configure(self) -> None:
         """Write the configuration, another one each time."""
@@ -283,6 +291,13 @@ class Stage:
 def used_usd(receipt: Receipt) -> float:
     """Dollars of this month."""
     return receipt.used[USD_MONTH] / NANO
+
+
+def _killed(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 def _started(command: list[str], log: Path = Path(os.devnull)) -> subprocess.Popen[str]:
