@@ -114,7 +114,10 @@ class RedisLedger:
 
     async def _tell(self) -> None:
         """All that Redis missed, in one round trip for some; an entry leaves the list when Redis has it, unless it was written again."""
+        falls = self._link.falls
         async with self._telling:
+            if self._link.falls > falls:  # whoever told before us waited in vain; a crowd would do so one after the other
+                raise RedisGone
             while self._untold:
                 some = list(self._untold.items())[:AT_ONCE]
                 pipe = self._link.redis.pipeline(transaction=False)

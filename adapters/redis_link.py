@@ -40,16 +40,18 @@ class RedisLink:
         self._retry_s, self._clock, self._retry_at = retry_s, clock, 0.0
         self._what, self.where = what, without_password(url)
         self._running: set[asyncio.Future[Any]] = set()
-        self._turns, self._falls = asyncio.Semaphore(pool.max_connections), 0
+        self._turns = asyncio.Semaphore(pool.max_connections)
         self.down = False
         """Redis did not answer last time."""
+        self.falls = 0
+        """How often it did not."""
 
     async def ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a command. Raises RedisGone, at once while Redis is left alone."""
         if self.down and self._clock() < self._retry_at:
             raise RedisGone
         self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
-        task = asyncio.ensure_future(self._in_turn(command, self._falls))
+        task = asyncio.ensure_future(self._in_turn(command, self.falls))
         self._running.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)  # redis-py loses cancellations: see the tests
@@ -57,7 +59,7 @@ class RedisLink:
     async def _in_turn(self, command: Callable[[], Awaitable[Any]], falls: int) -> Any:
         """A crowd of our own is no fault of Redis: it waits here, not for the pool, and is told where Redis went down meanwhile."""
         async with self._turns:
-            if self._falls > falls:
+            if self.falls > falls:
                 raise RedisGone
             try:
                 answer = await command()
@@ -80,7 +82,7 @@ class RedisLink:
 
     def _went_down(self, error: Exception) -> None:
         self._retry_at = self._clock() + self._retry_s
-        self._falls += 1
+        self.falls += 1
         if not self.down:
             log.warning("%s %s does not answer (%s: %s); going on without it", self._what, self.where, type(error).__name__, error)
         self.down = True

@@ -89,7 +89,8 @@ def ended(played: Played) -> Law:
     endings = Counter(seen.ending for seen in played.seen)
     slowest = max(seen.seconds for seen in played.seen if seen.key != "last")
     figures = f"{len(played.seen)} requests: " + ", ".join(f"{endings[how]} {how}" for how in ("answered", "refused", "left"))
-    faults = [f"{seen.kind}: {seen.why}" for seen in played.seen if seen.ending == "wrong"]
+    began = min(seen.began for seen in played.seen)
+    faults = [f"{seen.kind}, begun at {seen.began - began:.0f} s: {seen.why}" for seen in played.seen if seen.ending == "wrong"]
     holds = not faults and slowest <= MOST_S + GRACE_S
     figures += f"; the longest took {slowest:.1f} s"
     return Law("Every request is answered, or refused in its API's own shape", holds, figures, faults)

@@ -356,3 +356,24 @@ async def test_a_long_outage_is_told_in_few_round_trips(redis_ledger: Callable[.
     receipt = await one.write(ours, Entry("now"))
     assert (receipt.used[DAY_USD], receipt.degraded) == (300, False)
     assert redis_server.command("CLIENT", "LIST").count(b"id=") <= 3  # this one's, the ledger's, and the one with which it waited
+
+
+async def test_a_crowd_does_not_wait_for_a_redis_that_hangs_one_after_the_other(
+    redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With something left to tell, the first one finds out that Redis hangs, and the others go on alone at once."""
+    one, ours, tried = redis_ledger(timeout_s=0.1), account(usd_day=10**9), 0
+    pipeline = one._link.redis.pipeline
+
+    def counted(**options: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return pipeline(**options)
+
+    redis_server.process.send_signal(signal.SIGSTOP)
+    await one.write(ours, Entry("missed", usd(1), 1, closed=True))
+    monkeypatch.setattr(one._link.redis, "pipeline", counted)
+    receipts = await asyncio.gather(*(one.write(ours, Entry(f"r{i}", usd(1), 1, closed=True)) for i in range(40)))
+    redis_server.process.send_signal(signal.SIGCONT)
+    assert (tried, {receipt.degraded for receipt in receipts}) == (1, {True})
+    assert (await one.write(ours, Entry("now"))).used[DAY_USD] == 41
