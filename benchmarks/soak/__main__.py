@@ -21,7 +21,7 @@ import aiohttp
 from tqdm import tqdm
 
 from benchmarks import harness
-from benchmarks.soak import laws
+from benchmarks.soak import laws, money
 from benchmarks.soak.clients import PATHS, Clients
 from benchmarks.soak.laws import Law, Played, State
 from benchmarks.soak.stage import Keys, Stage, held, resident_mb
@@ -181,10 +181,11 @@ async def _tally(stage: Stage) -> float:
 
 def judged(played: Played) -> tuple[list[Law], list[list[str]]]:
     """Every law, and what is known of calls that were cut off."""
-    exact, bounded, apart = laws.providers_are_log(played)
-    checked = [laws.ended, laws.own_faults, laws.ledger_is_log, laws.metrics_are_log, laws.tally_is_log]
-    others = [laws.nobody_overspends, laws.nobody_is_refused_early, laws.tenants_are_apart, laws.nothing_leaks, laws.memory_is_bounded]
-    return [*(law(played) for law in checked), exact, bounded, *(law(played) for law in others)], apart
+    exact, bounded, apart = money.providers_are_log(played)
+    books = [law(played) for law in (money.ledger_is_log, money.metrics_are_log, money.tally_is_log)]
+    keys = [law(played) for law in (money.nobody_overspends, money.nobody_is_refused_early)]
+    others = [law(played) for law in (laws.tenants_are_apart, laws.nothing_leaks, laws.memory_is_bounded)]
+    return [laws.ended(played), laws.own_faults(played), *books, exact, bounded, *keys, *others], apart
 
 
 def told(found: Sequence[Law]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.soak.__main__ import judged, play, told
 from benchmarks.soak.answers import Wrong, read
 from benchmarks.soak.clients import Clients
-from benchmarks.soak.laws import Group, ledger_is_log, providers_are_log
+from benchmarks.soak.money import Group, ledger_is_log, providers_are_log
 from benchmarks.soak.stage import Keys, Stage, used_usd
 
 ONE_CALL_USD = 13e-6 + 60 * 2e-6
