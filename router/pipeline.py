@@ -267,9 +267,12 @@ class Router:
             return True
         facts, seen = job.facts(), [Evidence(plan.backend, if_right=AT_WORST if isinstance(plan, TreeSearch) else 1.0)]
         seen = [] if job.form else seen  # without the form asked for, it will have said nothing
+        believed, before = job.belief.after(seen), len(job.belief.evidence)
+        if max(believed.chances[before:], default=0.0) < max(believed.chances[:before], default=0.0):
+            return False  # an answer that is there already is likelier right, and stays the answer
         try:
             after = replace(facts, done=facts.done | {plan.key})
-            return decide(job.policy, self.parts.market, after, job.belief.after(seen)).plan is None
+            return decide(job.policy, self.parts.market, after, believed).plan is None
         except NothingToRun:
             return True
 

@@ -511,3 +511,25 @@ async def test_redis_may_die_and_come_back_under_a_running_router(redis_server: 
     finally:
         redis_server.start()
         await cache.aclose()
+
+
+async def test_an_answer_that_may_lose_is_not_streamed_while_it_comes() -> None:
+    """The rules ask the large one too, and stop then whatever it says; but what the small one said is likelier right, so that stays the
+    answer. Words of the large one that had gone out could not have been taken back."""
+
+    class Soft(Exact):
+        async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+            return [Verdict(0.9) for _ in choices]
+
+    plans = [{"single": {"backend": "small", "verifier": "exact"}}, {"single": {"backend": "large"}}]
+    policy = TypeAdapter(Policy).validate_python({"rules": [{"otherwise": plans}], "until": 1.0})
+    router = a_router(scripted("small", "likely so", price=SMALL), policy=policy, probe=Probe(-3.0), verifier=Soft())
+    router.parts = replace(router.parts, market=replace(router.parts.market, curves=replace(CURVES, scores={})))
+    got: list[str] = []
+
+    async def sink(delta: Delta) -> None:
+        got.append(delta.text)
+
+    outcome = await router.answer(an_ask(), sink)
+    assert [call["target"] for call in outcome.decision["calls"]] == ["probe", "small", "exact", "large"]
+    assert (outcome.candidates[0].text, "".join(got)) == ("likely so", "")
