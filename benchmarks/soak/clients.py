@@ -17,7 +17,7 @@ from benchmarks.soak.answers import Answer, Wrong, read
 from benchmarks.soak.provider import QUESTION, SERIAL
 from benchmarks.soak.stage import LAST_S, MOST_S, Stage
 
-GRACE_S = 10.0
+GRACE_S = 30.0
 """Beyond its deadline a request may take so long to end, on a machine that is busy; later is a hang."""
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 OWNERS = {"red": "red", "crimson": "red", "blue": "blue", "green": "green", "poor": "poor", "last": "last"}

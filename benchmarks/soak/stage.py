@@ -52,7 +52,7 @@ def free_port() -> int:
 
 @dataclass
 class Redis:
-    """A redis-server that writes everything down at once, so that it can die with its memory or without."""
+    """A redis-server that writes everything down before it answers, so that it can die with its memory or without."""
 
     folder: Path
     port: int = field(default_factory=free_port)
@@ -66,7 +66,7 @@ class Redis:
     async def start(self) -> None:
         """Returns when it takes connections."""
         self.folder.mkdir(exist_ok=True)
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"]
         command = [_redis_binary(), *options, "--dir", str(self.folder), "--logfile", "redis.log"]
         self.process = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.DEVNULL)
         async with asyncio.timeout(START_S):
