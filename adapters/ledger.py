@@ -113,20 +113,23 @@ class RedisLedger:
         return await self._run(account, entry)
 
     async def _tell(self) -> None:
-        """All that Redis missed, in one round trip for some; an entry leaves the list when Redis has it, unless it was written again."""
+        """What Redis missed, in one round trip for some; an entry leaves the list when Redis has it, unless it was written again."""
         falls = self._link.falls
         async with self._telling:
             if self._link.falls > falls:  # whoever told before us waited in vain; a crowd would do so one after the other
                 raise RedisGone
-            while self._untold:
-                some = list(self._untold.items())[:AT_ONCE]
-                pipe = self._link.redis.pipeline(transaction=False)
-                for _, (account, entry) in some:
-                    await self._script(*self._asked(account, entry), client=pipe)
-                for (key, told), said in zip(some, await pipe.execute(), strict=True):
-                    self._heard(told[0], said)
-                    if self._untold.get(key) is told:
-                        del self._untold[key]
+            missed = list(self._untold.items())  # what comes meanwhile is the next one's to tell: under load there is no end of it
+            for first in range(0, len(missed), AT_ONCE):
+                await self._tell_some(missed[first : first + AT_ONCE])
+
+    async def _tell_some(self, some: Sequence[tuple[tuple[str, str], tuple[Account, Entry]]]) -> None:
+        async with self._link.redis.pipeline(transaction=False) as pipe:
+            for _, (account, entry) in some:
+                await self._script(*self._asked(account, entry), client=pipe)
+            for (key, told), said in zip(some, await pipe.execute(), strict=True):
+                self._heard(told[0], said)
+                if self._untold.get(key) is told:
+                    del self._untold[key]
 
     async def _run(self, account: Account, entry: Entry) -> Receipt:
         return self._heard(account, await self._script(*self._asked(account, entry)))

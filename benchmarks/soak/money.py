@@ -162,18 +162,17 @@ def _why_apart(groups: Mapping[str, Group]) -> Iterator[list[str]]:
 
 def nobody_overspends(played: Played) -> Law:
     """The ledger of each key with a budget, and what the providers bill for it."""
-    faults, figures = [], []
-    question_of = {seen.question: seen.key for seen in played.seen}
+    faults, figures, groups = [], [], grouped(played)
+    key_of = {seen.question: seen.key for seen in played.seen}
     for name in ("poor", "last"):
         budget = played.keys.kept[name].budget_usd.month or 0.0
         used = used_usd(played.receipts[name])
-        bills = [bill for bill in played.bills if question_of.get(bill["question"]) == name]
-        billed, doubtful = sum(map(bill_usd, bills)), sum(b["accepted"] and not b["confirmed"] for b in bills)
-        worst = max((PRICES[b["model"]].cost_usd(b["tokens_in"], b["longest"]) for b in bills), default=0.0)
-        figures.append(f"{name}: ${used:.6f} of ${budget:.6f} used, ${billed:.6f} billed")
-        if used > budget + NANO_USD or billed > budget + worst * max(1, doubtful):
+        mine = [group for question, group in groups.items() if key_of.get(question) == name]
+        billed, bound = sum(group.billed_usd for group in mine), sum(group.bound_usd for group in mine)
+        figures.append(f"{name}: ${used:.6f} of ${budget:.6f} used, ${billed:.6f} billed, ${bound:.6f} of it uncertain")
+        if used > budget + NANO_USD or billed > budget + bound + NANO_USD:
             faults.append(figures[-1])
-    return Law("No key is overspent by more than one call's uncertainty", not faults, "; ".join(figures), faults)
+    return Law("No key is overspent by more than the uncertainty of its calls that were cut off", not faults, "; ".join(figures), faults)
 
 
 def nobody_is_refused_early(played: Played) -> Law:

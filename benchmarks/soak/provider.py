@@ -24,8 +24,8 @@ from aiohttp import web
 
 QUESTION = re.compile(r"\bq-[a-z]{12}\b")
 """What makes each question one of its own; every answer to it begins with it."""
-SERIAL = re.compile(r"\bs-\d+\b")
-"""What makes each answer one of its own."""
+SERIAL = re.compile(r"\bs-\d+;")
+"""What makes each answer one of its own; with its end, so that one that was cut off is not taken for another."""
 STORM_S = 10.0
 """A provider is up or down for so long at a time."""
 LONGEST = 256
@@ -131,7 +131,7 @@ class Provider:
     def _text(self, body: Mapping[str, Any], bill: Bill, longest: int) -> str:
         if bill.model == "judge":
             return json.dumps({"reason": "as it seems", "score": self._chance.randint(0, 10)})
-        serial, words = f"s-{next(self._serials)}", self._chance.choices(WORDS, k=self._chance.randint(4, 30))
+        serial, words = f"s-{next(self._serials)};", self._chance.choices(WORDS, k=self._chance.randint(4, 30))
         if str(body["messages"][-1].get("content")).startswith("Continue the solution"):  # a step of a search
             return " ".join([serial, *words[:6], self._chance.choice(["", "[done]"])])[: 4 * longest]
         return " ".join([bill.question, serial, f"The answer is {self._chance.randint(1, 4)}.", *words])[: 4 * longest]

@@ -377,3 +377,27 @@ async def test_a_crowd_does_not_wait_for_a_redis_that_hangs_one_after_the_other(
     redis_server.process.send_signal(signal.SIGCONT)
     assert (tried, {receipt.degraded for receipt in receipts}) == (1, {True})
     assert (await one.write(ours, Entry("now"))).used[DAY_USD] == 41
+
+
+async def test_telling_ends_also_where_more_to_tell_keeps_coming(
+    redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one request tells what Redis missed, others go on alone and add to it: that is for the next one, or the first never ended."""
+    one, ours, told = redis_ledger(), account(usd_day=10**9), 0
+    redis_server.kill()
+    await one.write(ours, Entry("missed", usd(1), 1, closed=True))
+    redis_server.start()
+    tell = one._tell_some
+
+    async def slowly(some: Any) -> None:
+        nonlocal told
+        told += 1
+        assert told <= 2, "it does not end"
+        one._alone(ours, Entry(f"meanwhile{told}", usd(1), 1, closed=True))
+        await tell(some)
+
+    monkeypatch.setattr(one, "_tell_some", slowly)
+    assert not (await one.write(ours, Entry("now"))).degraded
+    assert told == 1
+    assert (await one.write(ours, Entry("later"))).used[DAY_USD] == 2
+    monkeypatch.setattr(one, "_tell_some", tell)
