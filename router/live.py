@@ -48,12 +48,10 @@ class Live:
                 await new.load()
             except (AdapterError, DifficultyError) as error:
                 await new.aclose(keep=self.router.owned())
-                self.router.online.adopt()
                 raise ConfigError(str(error)) from error
             old, self.config, self.router = self.router, config, new
             self._under_way[new] = 0
-            if new.online.shadow is not None:
-                new.online.shadow.serve(new.parts)
+            new.online.adopt(new.parts)
             self._release(old)
 
     def waiting_for_restart(self) -> list[str]:

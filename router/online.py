@@ -18,6 +18,7 @@ from router.candidates import Candidate
 from router.events import DecisionEvent, Ending, Event, FeedbackEvent, line
 from router.job import Job
 from router.lessons import Given, Judged, Lessons, Sent
+from router.parts import Parts
 from router.pipeline_types import Ask, Outcome
 from router.redact import redacted
 from router.shadow import Compared, Shadow
@@ -42,14 +43,14 @@ class Online:
     ) -> None:
         self.writers, self.lessons, self.watch = writers, lessons or Lessons(), watch or Watch(None)
         self.shadow = shadow(self._compared) if shadow else None
-        self.adopt()
+        self.watch.tell = self.watch.tell or self.log
         self._prompts, self._clock = prompts, clock
 
-    def adopt(self) -> None:
-        """Be told of alarms and of shadows, also by parts that came from another configuration, or went to one that failed."""
+    def adopt(self, parts: Parts) -> None:
+        """Go on with the watch and the shadow of another configuration: from now on what they find is told here."""
         self.watch.tell = self.log
         if self.shadow is not None:
-            self.shadow.tell = self._compared
+            self.shadow.serve(parts, self._compared)
 
     def log(self, event: Event) -> None:
         """Hand an event to every sink."""

@@ -33,6 +33,7 @@ HOUR_S = 3600.0
 @dataclass(frozen=True, slots=True)
 class _Task:
     id: str
+    key: str
     request: ChatRequest
     answer: Candidate
     verifier: str | None
@@ -60,7 +61,7 @@ class Shadow:
         clock: Callable[[], float] = time.time,
         after_s: float = 1.0,
     ) -> None:
-        self._options, self._parts, self.tell, self._dice, self._clock, self._after_s = options, parts, tell, dice, clock, after_s
+        self._options, self._parts, self._tell, self._dice, self._clock, self._after_s = options, parts, tell, dice, clock, after_s
         self._queue: asyncio.Queue[_Task] = asyncio.Queue(QUEUE)
         self._worker: asyncio.Task[None] | None = None
         self._hour, self._spent_usd, self._closed = 0, 0.0, False
@@ -68,16 +69,17 @@ class Shadow:
         """Calls that were `called`, `failed`, `skipped` for want of money or `crowded` out."""
         self.total_usd = 0.0
 
-    def serve(self, parts: Parts) -> None:
-        """Go on with other parts, with the queue and the purse that there are."""
-        self._parts = parts
+    def serve(self, parts: Parts, tell: Callable[[Compared], None]) -> None:
+        """Go on with other parts, with the queue and the purse that there are, and tell somebody else."""
+        self._parts, self._tell = parts, tell
 
     def offer(self, job: Job, outcome: Outcome) -> None:
         """Perhaps ask the shadow what it would have said. Returns at once."""
         if self._dice() >= self._options.share:
             return
         verifiers = [plan.verifier for plan in job.policy.all_plans if plan.verifier]
-        task = _Task(outcome.id, job.request.but(n=1), outcome.candidates[0], verifiers[0] if verifiers else None)
+        verifier = verifiers[0] if verifiers else None
+        task = _Task(outcome.id, job.ask.purse.owner, job.request.but(n=1), outcome.candidates[0], verifier)
         try:
             self._queue.put_nowait(task)
         except asyncio.QueueFull:
@@ -119,7 +121,7 @@ class Shadow:
             self.total_usd += run.spent_usd
             self.counts["skipped" if error == "cost limit" else "failed" if error else "called"] += 1
             if run.calls or error != "cost limit":
-                self.tell(self._compared(task, run, scores, error))
+                self._tell(self._compared(task, run, scores, error))
 
     async def _compare(self, task: _Task, run: Run) -> tuple[Scored, Scored]:
         choices = await run.generate(self._options.backend, task.request, verifier=task.verifier)
@@ -141,6 +143,7 @@ class Shadow:
     def _compared(self, task: _Task, run: Run, scores: tuple[Scored, Scored], error: str) -> Compared:
         answered, shadow = scores
         event = ShadowEvent(
-            task.id, self._clock(), self._options.backend, run.spent_usd, run.elapsed_s, task.verifier, shadow.raw, answered.raw, error
+            task.id, self._clock(), self._options.backend, run.spent_usd, run.elapsed_s, task.verifier, shadow.raw, answered.raw, error,
+            task.key,
         )  # fmt: skip
         return Compared(event, answered.score, shadow.score)

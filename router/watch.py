@@ -38,7 +38,7 @@ class Watch:
 
     def __init__(self, options: DriftOptions | None, clock: Callable[[], float] = time.time) -> None:
         self.options, self._clock = options, clock
-        self.tell: Callable[[AlarmEvent], None] = lambda event: None
+        self.tell: Callable[[AlarmEvent], None] | None = None
         """Who is told of an alarm, beside the log."""
         self._tests: dict[str, MeanTest | RankTest] = {}
         self.alarms: dict[str, str] = {}
@@ -74,7 +74,8 @@ class Watch:
             self.then = options.then
         self.alarms[name] = message
         log.warning("drift, %s: %s%s", name, message, f"; '{self.then}' answers everything now" if self.then else "")
-        self.tell(AlarmEvent(name, self._clock(), message))
+        if self.tell is not None:
+            self.tell(AlarmEvent(name, self._clock(), message))
 
 
 def _test(kind: str, options: DriftOptions) -> MeanTest | RankTest:

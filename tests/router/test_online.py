@@ -389,7 +389,6 @@ def requests(router: Router, name: str) -> int:
     return len(backend.requests)
 
 
-@pytest.mark.xfail(reason="no second opinion is logged since the pieces of the pipeline met; to be found", strict=False)
 async def test_a_shadow_is_asked_after_the_answer_and_both_are_scored() -> None:
     """The answer does not wait; the event holds both scores, the shadow's cost, and the decision's id; the client pays nothing of it."""
     router, told = shadowed(a_router(scripted("small", WRONG, price=SMALL), policy=a_policy(1e-9)))
@@ -424,7 +423,7 @@ async def test_a_shadow_keeps_to_its_purse_and_gets_a_new_one_each_hour() -> Non
     for _ in range(4):
         await router.answer(an_ask(max_tokens=1000))
     await soon(lambda: sum(shadow.counts.values()) == 4)
-    assert sum(found.event.cost_usd for found in told) <= 0.0185
+    assert 0 < sum(found.event.cost_usd for found in told) <= 0.0185
     assert shadow.counts == {"called": 2, "skipped": 2}
     now[0] += 3600
     await router.answer(an_ask(max_tokens=1000))
@@ -433,7 +432,6 @@ async def test_a_shadow_keeps_to_its_purse_and_gets_a_new_one_each_hour() -> Non
     await router.aclose()
 
 
-@pytest.mark.xfail(reason="no second opinion is logged since the pieces of the pipeline met; to be found", strict=False)
 async def test_a_shadow_that_fails_hangs_or_is_cut_off_harms_nobody() -> None:
     """A broken backend, a deadline, a verifier that is gone, the end of the process: each is an event with its reason."""
     cases: list[tuple[ScriptedBackend, dict[str, Any], str]] = [
@@ -454,6 +452,25 @@ async def test_a_shadow_that_fails_hangs_or_is_cut_off_harms_nobody() -> None:
     await soon(lambda: bool(told))
     assert (told[0].event.score, told[0].event.error) == (None, "")
     await router.aclose()
+
+
+async def test_what_a_shadow_finds_is_told_to_the_log_in_use(tmp_path: Path) -> None:
+    """A configuration that is tried beside it takes the shadow over once it serves, and not before: it may never come to serve."""
+    files = [tmp_path / "old.jsonl", tmp_path / "new.jsonl"]
+    logs, router, options = [EventWriter(FileSink(file)) for file in files], a_router(), ShadowOptions(backend="large", share=1.0)
+    old = Online(logs[:1], shadow=lambda tell: Shadow(options, router.parts, tell, after_s=0.0))
+    shadow = old.shadow
+    assert shadow is not None
+    new = Online(logs[1:], shadow=lambda _: shadow)
+    for calls in (1, 2):
+        outcome = await beside(router, old).answer(an_ask())
+        await soon(lambda calls=calls: shadow.counts["called"] == calls)  # type: ignore[misc]
+        new.adopt(router.parts)
+    await new.aclose()
+    await old.aclose(keep=[shadow])
+    kinds = [[event.kind for event in read_events(str(file))] for file in files]
+    assert kinds == [["decision", "shadow", "decision"], ["shadow"]]
+    assert [event.id for event in read_events(str(files[1]))] == [outcome.id]
 
 
 async def test_answers_that_are_worse_than_the_shadows_give_alarm(tmp_path: Path) -> None:
