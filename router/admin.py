@@ -125,9 +125,9 @@ class Admin:
         log.info("configuration %s of %s is in use%s", self.etag, version.source, f"; {waiting} need a restart" if waiting else "")
 
     async def _apply(self, config: Config) -> None:
-        self._door.check(config.policies, config.backends)
+        self._door.check(config.names, config.backends)
         await self._live.use(config)
-        self._door.names(config.policies, config.backends)
+        self._door.names(config.names, config.backends)
 
     def _seen(self) -> list[tuple[str, int, int] | None]:
         """What would change with the file and with what it names."""

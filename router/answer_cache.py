@@ -19,6 +19,7 @@ from adapters.types import Choice
 from router.candidates import Candidate
 from router.job import Job
 from router.pipeline_types import Outcome
+from router.record import arm
 
 FORMAT = 3
 MAX_BYTES = 4 << 20
@@ -82,7 +83,7 @@ def whole(outcome: Outcome) -> bool:
 
 def repeated(outcome: Outcome, job: Job) -> Outcome:
     """The outcome of an equal request as this one's, for which nothing is paid."""
-    decision = {**outcome.decision, "id": job.ask.id, "cached_from": outcome.id, "cost_usd": 0.0}
+    decision = {**outcome.decision, "id": job.ask.id, "split": arm(job), "cached_from": outcome.id, "cost_usd": 0.0}
     now = job.run.elapsed_s
     return replace(outcome, id=job.ask.id, cached=True, cost_usd=0.0, latency_s=now, overhead_s=now, decision=decision)
 

@@ -7,6 +7,7 @@ They need no backend, no key and no Python.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from router.config import Config, load
 from router.errors import ConfigError
 from router.pacing import objective_of
 from router.record import facts_from_json
+from router.splits import shown
 
 PAID = ("openai", "litellm")
 """Kinds of backends that somebody sends a bill for."""
@@ -79,7 +81,7 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     market = _market(config, console)
     console.print(_worst_cases(config, market))
-    for line in _budgets(config, market):
+    for line in chain(_budgets(config, market), _tried(config)):
         console.print(line, markup=False)
     for name in (name for name, options in config.backends.items() if options.kind in PAID and not any(market.prices.get(name, (0, 0)))):
         console.print(f"note: backends.{name}: no price is known; its calls count as free, and no limit on cost holds them", markup=False)
@@ -151,6 +153,13 @@ def _budgets(config: Config, market: Market) -> Iterator[str]:
             f"policies.{name}: ${objective.budget_usd:g} per {objective.per}{enough}; {end}. "
             f"What is under way when it ends may add ${most:.6g} each"
         )
+
+
+def _tried(config: Config) -> Iterator[str]:
+    """What is tried on live traffic."""
+    yield from (f"splits.{name}: {shown(shares)}" for name, shares in config.splits.items())
+    for name, shares in config.shadow_policies.items():
+        yield from (f"shadow_policies.{name}: {other} decides beside {share * 100:g} % of its requests" for other, share in shares.items())
 
 
 def read_tests(path: Path) -> TestFile:

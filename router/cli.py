@@ -133,10 +133,12 @@ def _silent(text: str) -> None:
 def models(config: ConfigOption = None) -> None:
     """List the names that a client may put in `model`."""
     from router.config import load
+    from router.splits import shown
 
     found = load(_path(config))
     rows = [("auto", f"outlay/{found.default_policy}")]
     rows += [(f"outlay/{name}", policy.description or f"{len(policy.all_plans)} plans") for name, policy in found.policies.items()]
+    rows += [(f"outlay/{name}", f"split, {shown(shares)}") for name, shares in found.splits.items()]
     rows += [(name, f"backend, {getattr(options, 'model', options.kind)}") for name, options in found.backends.items()]
     width = max(len(name) for name, _ in rows)
     for name, about in rows:

@@ -29,6 +29,7 @@ from router.options import (
     ServerOptions,
     SessionOptions,
     ShadowOptions,
+    Share,
 )
 from router.yaml_errors import explain, read_yaml
 
@@ -45,7 +46,13 @@ class Config(Frozen):
     policies: Mapping[str, Policy] = Field(min_length=1)
     verifiers: Mapping[str, VerifierOptions] = {}
     probe: ProbeOptions = ProbeOptions()
-    default: str | None = Field(None, description="the policy behind `auto`; unset: 'balanced', or the first one")
+    default: str | None = Field(None, description="the policy, or split, behind `auto`; unset: 'balanced', or the first policy")
+    splits: Mapping[str, Mapping[str, Share]] = Field(
+        {}, description="names that share their traffic out among policies, such as {main: {balanced: 0.9, thorough: 0.1}}"
+    )
+    shadow_policies: Mapping[str, Mapping[str, Share]] = Field(
+        {}, description="by policy: others that decide beside it, for nothing but comparison, and on which share of its requests"
+    )
     baseline: str | None = Field(None, description="backend whose one answer every cost is compared with; unset: the dearest")
     curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
     cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
@@ -61,8 +68,13 @@ class Config(Frozen):
 
     @property
     def default_policy(self) -> str:
-        """The policy behind `auto`."""
+        """The policy, or split, behind `auto`."""
         return self.default or (DEFAULT_NAME if DEFAULT_NAME in self.policies else next(iter(self.policies)))
+
+    @property
+    def names(self) -> list[str]:
+        """All that may follow `outlay/` in `model`."""
+        return [*self.policies, *self.splits]
 
 
 def default_path() -> Path:
@@ -93,7 +105,7 @@ def parse(raw: dict[str, Any], where: str) -> Config:
 def check_references(config: Config) -> Iterator[str]:
     """Each name that leads nowhere, and each that could be taken for another."""
     yield from _check_names(config)
-    yield from _missing("default", "policy", config.default, config.policies)
+    yield from _missing("default", "policy", config.default, dict.fromkeys(config.names))
     yield from _missing("baseline", "backend", config.baseline, config.backends)
     yield from _missing("probe.when_unavailable", "backend", config.probe.when_unavailable, config.backends)
     yield from _missing("drift.then", "backend", config.drift.then if config.drift else None, config.backends)
@@ -101,6 +113,8 @@ def check_references(config: Config) -> Iterator[str]:
     for name in config.probe.strength:
         yield from _missing("probe.strength", "backend", name, config.backends)
     yield from _check_fallbacks(config)
+    yield from _check_splits(config)
+    yield from _check_shadows(config)
     for name, options in config.verifiers.items():
         yield from _missing(f"verifiers.{name}.backend", "backend", getattr(options, "backend", None), config.backends)
     for name, policy in config.policies.items():
@@ -125,6 +139,27 @@ def _check_fallbacks(config: Config) -> Iterator[str]:
             yield from _missing(f"backends.{name}.fallbacks[{i}]", "backend", other, config.backends)
             if other == name:
                 yield f"backends.{name}.fallbacks[{i}]: a backend cannot answer in its own place; name another"
+
+
+def _check_splits(config: Config) -> Iterator[str]:
+    """A split is told from a policy by its name, and gives out all of its traffic."""
+    for name, shares in config.splits.items():
+        if name in config.policies:
+            yield f"splits.{name}: a policy has this name too; choose another"
+        for policy in shares:
+            yield from _missing(f"splits.{name}", "policy", policy, config.policies)
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            yield f"splits.{name}: the shares must add up to 1; found {sum(shares.values()):g}"
+
+
+def _check_shadows(config: Config) -> Iterator[str]:
+    """Those that decide beside a policy are there, and are others."""
+    for name, shares in config.shadow_policies.items():
+        yield from _missing("shadow_policies", "policy", name, config.policies)
+        for policy in shares:
+            yield from _missing(f"shadow_policies.{name}", "policy", policy, config.policies)
+            if policy == name:
+                yield f"shadow_policies.{name}: a policy beside itself shows nothing; name another"
 
 
 def _plans(policy: Policy) -> Iterator[tuple[str, Plan]]:

@@ -78,5 +78,5 @@ def open_door(config: Config) -> Door:
     options = config.keys
     if options is None:
         return Door()
-    ring = KeyRing(Path(options.path), config.policies, config.backends)
+    ring = KeyRing(Path(options.path), config.names, config.backends)
     return Door(ring, Teller(build_ledger(options.ledger, lease_s=options.lease_s, when_down=options.when_down), options.wait_s))

@@ -28,6 +28,7 @@ from router.parts import Parts
 from router.pipeline_types import Ask, Sink
 from router.purse import Cost
 from router.run import CallRecord, Limits, Run
+from router.splits import Arm
 from router.strategies.best_of_n import tally
 
 FILLS = 2
@@ -70,6 +71,8 @@ class Job:
     parts: Parts
     bypass: bool = False
     """The request names a backend: no estimate, no choice."""
+    arm: Arm | None = None
+    """Where the request names a split: what it was assigned to."""
     clock: Callable[[], float] = time.monotonic
     corrections: Mapping[str, float] = field(default_factory=dict)
     """By backend: what feedback says to add to its logit."""

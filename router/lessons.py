@@ -70,6 +70,8 @@ class Judged:
 
     sent: Sent
     status: Status
+    arm: tuple[str, str] | None = None
+    """The split that the request named, and the policy that it was assigned to."""
 
 
 class Lessons:
@@ -107,10 +109,10 @@ class Lessons:
         """By backend: what to add to its logit in this domain. Empty unless corrections are switched on."""
         return self.corrections.of(domain) if self.options.correct else {}
 
-    async def remember(self, id: str, domain: str, key: str, answers: list[Sent]) -> None:
+    async def remember(self, id: str, domain: str, key: str, answers: list[Sent], arm: tuple[str, str] | None = None) -> None:
         """From now on these can be judged. Where the memory is shared, it is told in the background."""
         rows = [[sent.backend, sent.chance, sent.shift, sent.verifier, sent.score] for sent in answers]
-        row = json.dumps({"domain": domain, "key": key, "answers": rows, "given": {}}).encode()
+        row = json.dumps({"domain": domain, "key": key, "answers": rows, "given": {}, **({"arm": arm} if arm else {})}).encode()
         await self._known.set(id, row, self._ttl_s)
         if self._shared is not None and len(self._writes) < MAX_WRITES:
             task = asyncio.create_task(self._shared.set(id, row, self._ttl_s))
@@ -139,7 +141,7 @@ class Lessons:
                 for memory in (self._known, *([self._shared] if self._shared else [])):
                     await memory.set(given.id, json.dumps(row).encode(), self._ttl_s)
         self.counts[status] += 1
-        return Judged(sent, status)
+        return Judged(sent, status, (row["arm"][0], row["arm"][1]) if "arm" in row else None)
 
     def _count(self, domain: str, sent: Sent, label: float, before: list[Any] | None) -> Status:
         """Add a label to what is yet to be shared, and take back the one before."""

@@ -25,6 +25,7 @@ from router.online import Online
 from router.options import MetricsOptions
 from router.parts import Parts
 from router.record import waited_s
+from router.splits import Arm
 
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
 REQUEST_S = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)
@@ -53,6 +54,11 @@ class Metrics:
         self._by_key = new(Counter, "outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
         self._refused = new(Counter, "outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
         self._ledger = new(Counter, "outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
+        self._arms = new(Counter, "outlay_split_requests", "Requests of each arm of a split, by how they ended", "split", "arm", "status")
+        self._arm_spend = new(Counter, "outlay_split_spend_usd", "US dollars spent by arm", "split", "arm")
+        self._arm_believed = new(Counter, "outlay_split_believed", "Sum of the chances of answers, by arm", "split", "arm")
+        self._arm_labels = new(Counter, "outlay_split_feedback", "Answers judged, by arm", "split", "arm")
+        self._arm_right = new(Counter, "outlay_split_feedback_right", "Sum of their labels", "split", "arm")
         self._labels = new(Counter, "outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
         self._right = new(Counter, "outlay_feedback_right", "Sum of the labels", "chance")
         self._believed = new(Counter, "outlay_feedback_believed", "Sum of the chances", "chance")
@@ -77,6 +83,8 @@ class Metrics:
         if ending in ("answered", "cached") and (baseline := decision.get("baseline_usd")):
             self._baseline(policy).inc(baseline)
             self._saved(policy).inc(baseline - usd)
+        if job.arm is not None:
+            self._in_split(job.arm, ending, usd, float(decision["chance"]))
         for action in job.actions:
             self._actions(policy, _plan(job, action.plan.key)).inc()
         for call in run.calls:
@@ -85,6 +93,12 @@ class Metrics:
             self._degraded(component).inc()
         if self._by_key is not None and usd and job.ask.purse.key is not NOBODY:
             self._by_key(job.ask.purse.key.id).inc(usd)
+
+    def _in_split(self, arm: Arm, ending: Ending, usd: float, chance: float) -> None:
+        self._arms(*arm, ending).inc()
+        self._arm_spend(*arm).inc(usd)
+        if ending in ("answered", "cached"):
+            self._arm_believed(*arm).inc(chance)
 
     def refused(self, error: RouterError) -> None:
         """A request got an error instead of an answer. A provider's own code is not shown: there is no end of them."""
@@ -96,7 +110,12 @@ class Metrics:
     def judged(self, judged: Judged, label: float) -> None:
         """Somebody said how right an answer is."""
         chance = judged.sent.chance
-        if judged.status != "recorded" or chance is None:
+        if judged.status != "recorded":
+            return
+        if judged.arm is not None:
+            self._arm_labels(*judged.arm).inc()
+            self._arm_right(*judged.arm).inc(label)
+        if chance is None:
             return
         bucket = f"{min(BUCKETS - 1, int(chance * BUCKETS)) / BUCKETS:g}"
         self._labels(bucket).inc()

@@ -81,7 +81,7 @@ class Online:
         """An answer is about to go out: it can be judged from now on, and others may be asked what they would have said."""
         domain = self.lessons.domain(job.ask.tags)
         sent = [_sent(job, candidate, best=i == 0) for i, candidate in enumerate(outcome.candidates)]
-        await self.lessons.remember(outcome.id, domain, job.ask.purse.owner, sent)
+        await self.lessons.remember(outcome.id, domain, job.ask.purse.owner, sent, job.arm)
         if job.bypass or outcome.cached:
             return
         lines = job.belief.lines

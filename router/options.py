@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ from adapters.options import PriceOption
 from adapters.types import Price
 from difficulty.service import ProbeServiceOptions
 from policies.plans import Frozen
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ServerOptions(Frozen):

@@ -35,6 +35,7 @@ class Parts:
     backends: Mapping[str, Backend]
     policies: Mapping[str, Policy]
     default_policy: str
+    """Or a split."""
     market: Market = field(default_factory=Market)
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
     probe: Estimator | None = None
@@ -53,6 +54,10 @@ class Parts:
     sessions: SessionOptions = field(default_factory=SessionOptions)
     baseline: str | None = None
     """Backend that every request is compared with: what its one answer would have cost."""
+    splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By name: shares of policies in its traffic."""
+    shadow_policies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By policy: those that decide beside it, and on which share of its requests."""
     heuristic: HeuristicProbe = field(init=False)
     plan_keys: Mapping[str, frozenset[str]] = field(init=False)
     """By policy, and by backend that a request may name: all plans that can be in use without a client's own."""

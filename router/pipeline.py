@@ -55,6 +55,7 @@ from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
+from router.splits import assigned, shown
 from router.strategies import STRATEGIES, Strategy
 from router.threads import Threads
 
@@ -154,9 +155,12 @@ class Router:
         self._check_forced(ask.plan)
         key = ask.purse.key
         name = f"outlay/{key.policy or self.parts.default_policy}" if ask.model == "auto" else ask.model
-        policy = name.removeprefix("outlay/")
+        policy, arm = name.removeprefix("outlay/"), None
+        if policy in self.parts.splits and policy != name:
+            arm = assigned(policy, self.parts.splits[policy], ask)
+            policy = arm.policy
         if policy in self.parts.policies and policy != name:
-            job = Job(ask, policy, self.parts.policies[policy], self.parts, clock=self.clock)
+            job = Job(ask, policy, self.parts.policies[policy], self.parts, arm=arm, clock=self.clock)
         elif name in self.parts.backends:
             job = Job(ask, name, single_answer_policy(name), self.parts, bypass=True, clock=self.clock)
         else:
@@ -298,6 +302,7 @@ class Router:
         """Every name that `Ask.model` may hold, by this key."""
         auto = ModelCard("auto", "policy", f"outlay/{key.policy or self.parts.default_policy}")
         policies = [ModelCard(f"outlay/{name}", "policy", policy.description) for name, policy in self.parts.policies.items()]
+        policies += [ModelCard(f"outlay/{name}", "split", shown(shares)) for name, shares in self.parts.splits.items()]
         backends = [ModelCard(name, "backend") for name in self.parts.backends if key.may_buy(name)]
         return [*([auto] if key.may_name(auto.description) else []), *(card for card in (*policies, *backends) if key.may_name(card.id))]
 

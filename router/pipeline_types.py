@@ -63,7 +63,7 @@ class Ask:
 
     request: ChatRequest
     model: str
-    """As the client named it: `auto`, `outlay/<policy>`, or a backend's name."""
+    """As the client named it: `auto`, `outlay/<policy or split>`, or a backend's name."""
     max_cost_usd: float | None = None
     deadline_s: float | None = None
     first_token_s: float | None = None
@@ -124,7 +124,7 @@ class ModelCard:
     """One name that a client may put in `model`."""
 
     id: str
-    kind: Literal["policy", "backend"]
+    kind: Literal["policy", "split", "backend"]
     description: str = ""
 
 

@@ -79,6 +79,7 @@ def block(job: Job) -> dict[str, Any]:
         "version": BLOCK_VERSION,
         "id": job.ask.id,
         "policy": job.policy_name,
+        "split": arm(job),
         "digest": job.digest,
         "cause": first.cause if first else None,
         "plan": job.best.plan if job.best else first.plan.key if first and first.plan else None,
@@ -96,6 +97,11 @@ def block(job: Job) -> dict[str, Any]:
         "truncated_by": job.run.truncated_by,
         "degraded": sorted(job.run.degraded),
     }
+
+
+def arm(job: Job) -> dict[str, str] | None:
+    """The split that the request named, and what it was assigned to; None where it named none."""
+    return None if job.arm is None else {"name": job.arm.split, "arm": job.arm.policy}
 
 
 def _budget(job: Job) -> dict[str, Any] | None:

@@ -207,6 +207,7 @@ def headers(ask: Ask, outcome: Outcome) -> dict[str, str]:
     """A short set by default; more where the request asks for `verbose`."""
     found = {
         "decision-id": outcome.id,
+        **({"split": split["name"], "arm": split["arm"]} if (split := outcome.decision.get("split")) else {}),
         "plan": outcome.plan,
         "model": outcome.model,
         "cost-usd": f"{outcome.cost_usd:.8f}",

@@ -100,7 +100,7 @@ async def _reloading(admin: Admin, every_s: float) -> AsyncIterator[None]:
 def greeting(config: Config, host: str, port: int) -> str:
     """Where it listens, what it offers, and a first thing to try."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    names = ", ".join(["auto", *(f"outlay/{name}" for name in config.policies), *config.backends])
+    names = ", ".join(["auto", *(f"outlay/{name}" for name in config.names), *config.backends])
     return f'Outlay listens on {where}/v1\nmodels: {names}\ntry: outlay ask "Use 4 9 10 13 to make 24." --url {where}'
 
 
