@@ -83,7 +83,8 @@ def whole(outcome: Outcome) -> bool:
 
 def repeated(outcome: Outcome, job: Job) -> Outcome:
     """The outcome of an equal request as this one's, for which nothing is paid."""
-    decision = {**outcome.decision, "id": job.ask.id, "split": arm(job), "cached_from": outcome.id, "cost_usd": 0.0}
+    said = {name: value for name, value in outcome.decision.items() if name != "shadow_policies"}  # for whoever asked for more
+    decision = {**said, "id": job.ask.id, "split": arm(job), "cached_from": outcome.id, "cost_usd": 0.0}
     now = job.run.elapsed_s
     return replace(outcome, id=job.ask.id, cached=True, cost_usd=0.0, latency_s=now, overhead_s=now, decision=decision)
 

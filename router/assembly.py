@@ -124,6 +124,7 @@ def online(config: Config, built: Parts, before: Before | None = None) -> Online
         old.lessons if old and "feedback" in same else _lessons(config.feedback),
         old.watch if old and "drift" in same and learned else Watch(config.drift),
         _shadow(config.shadow, built, old.shadow if old and "shadow" in same else None),
+        old.shadow_policies if old else None,
         prompts=config.log is not None and config.log.prompts,
     )
 

@@ -228,6 +228,17 @@ def replay(
     run_replay(events, _path(config), policy)
 
 
+@cli.command(epilog="Example:  outlay compare --events decisions.jsonl")
+def compare(
+    events: Annotated[str, typer.Option(help="The decision log: a file, a folder, or redis://host:6379/0?stream=name.")],
+    examples: Annotated[int, typer.Option(min=0, help="Decision ids shown for each kind of disagreement.")] = 2,
+) -> None:
+    """Show what was tried on live traffic: the arms of each split, and what policies in shadow would have done."""
+    from router.compare import run_compare
+
+    run_compare(events, examples)
+
+
 @cli.command(epilog="Example:  outlay certify --log log.jsonl --policy balanced --against large --epsilon 0.02")
 def certify(
     log: LogOption,

@@ -8,7 +8,7 @@ is in `adapters/event_log.py`. Text of prompts is in them only if the configurat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, ClassVar, Literal
@@ -105,6 +105,21 @@ class ShadowEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowPolicyEvent:
+    """What a policy in shadow would have decided, beside each decision of the live one."""
+
+    kind: ClassVar = "shadow_policy"
+    id: str
+    """Of the decision."""
+    at_s: float
+    policy: str
+    shadow: str
+    points: Sequence[Mapping[str, Any]]
+    """In order, each as `policies.shadow.Point` says it."""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmEvent:
     """A drift test that gave alarm."""
 
@@ -115,8 +130,8 @@ class AlarmEvent:
     message: str
 
 
-Event = DecisionEvent | FeedbackEvent | ShadowEvent | AlarmEvent
-KINDS: Mapping[str, type[Any]] = {cls.kind: cls for cls in (DecisionEvent, FeedbackEvent, ShadowEvent, AlarmEvent)}
+Event = DecisionEvent | FeedbackEvent | ShadowEvent | ShadowPolicyEvent | AlarmEvent
+KINDS: Mapping[str, type[Any]] = {cls.kind: cls for cls in (DecisionEvent, FeedbackEvent, ShadowEvent, ShadowPolicyEvent, AlarmEvent)}
 
 
 def line(event: Event) -> bytes:

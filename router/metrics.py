@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -25,6 +26,7 @@ from router.online import Online
 from router.options import MetricsOptions
 from router.parts import Parts
 from router.record import waited_s
+from router.shadow_policies import ShadowPolicies
 from router.splits import Arm
 
 OVERHEAD_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5)
@@ -196,7 +198,22 @@ def _of_online(online: Online) -> Iterator[Sample]:
         yield "outlay_verifier_labels", "Weight of the feedback on answers that it scored", of, health.labels
         yield "outlay_verifier_auc", "Chance that a right answer scored above a wrong one", of, health.auc
         yield "outlay_verifier_agreement", "Share of the answers on whose side of .5 it was right", of, health.agreement
+    yield from _beside(online.shadow_policies)
     if online.shadow is not None:
         for outcome, count in online.shadow.counts.items():
             yield "outlay_shadow_calls_total", "Second opinions, by what became of them", {"outcome": outcome}, count
         yield "outlay_shadow_usd_total", "US dollars that second opinions cost", {}, online.shadow.total_usd
+
+
+def _beside(shadows: ShadowPolicies) -> Iterator[Sample]:
+    """What policies in shadow would have done."""
+    for outcome, count in shadows.counts.items():
+        yield "outlay_shadow_policy_comparisons_total", "Requests compared, by what became of it", {"outcome": outcome}, count
+    for (policy, shadow), tally in list(shadows.tallies.items()):
+        of = {"policy": policy, "shadow": shadow}
+        for (point, outcome), count in tally.decisions.items():
+            yield "outlay_shadow_policy_decisions_total", "Decisions of the two", {**of, "point": point, "outcome": outcome}, count
+        for name, value in asdict(tally.gain).items():
+            if value is None:
+                continue
+            yield f"outlay_shadow_policy_{name}", "Expected of the shadow beyond the policy, summed over first decisions", of, value

@@ -1,7 +1,8 @@
 """What goes on beside the requests, and after them: the event log, feedback, drift, shadow calls. Put together here, and told what happens.
 
 Nothing in here can fail a request or hold it up: events go to a queue (`adapters/event_log.py`), labels are counted when they come
-(`lessons.py`), tests see numbers that are there anyway (`watch.py`), shadows are called later (`shadow.py`).
+(`lessons.py`), tests see numbers that are there anyway (`watch.py`), shadows are called, or decide, later (`shadow.py`,
+`shadow_policies.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from router.parts import Parts
 from router.pipeline_types import Ask, Outcome
 from router.redact import redacted
 from router.shadow import Compared, Shadow
+from router.shadow_policies import ShadowPolicies
 from router.watch import Watch
 
 PROMPT_CHARACTERS = 100_000
@@ -37,6 +39,7 @@ class Online:
         lessons: Lessons | None = None,
         watch: Watch | None = None,
         shadow: Callable[[Callable[[Compared], None]], Shadow] | None = None,
+        shadow_policies: ShadowPolicies | None = None,
         *,
         prompts: bool = False,
         clock: Callable[[], float] = time.time,
@@ -44,6 +47,7 @@ class Online:
         self.writers, self.lessons, self.watch = writers, lessons or Lessons(), watch or Watch(None)
         self.shadow = shadow(self._compared) if shadow else None
         self.watch.tell = self.watch.tell or self.log
+        self.shadow_policies = shadow_policies or ShadowPolicies()
         self._prompts, self._clock = prompts, clock
 
     def adopt(self, parts: Parts) -> None:
@@ -87,6 +91,7 @@ class Online:
         lines = job.belief.lines
         ease = sum(centre - job.corrections.get(name, 0.0) for name, (centre, _) in lines.items()) / max(1, len(lines))
         self.watch.asked(job.belief.source, ease, job.input_tokens)
+        self.shadow_policies.offer(job, self.log)
         if self.shadow is not None:
             self.shadow.offer(job, outcome)
 
@@ -121,13 +126,15 @@ class Online:
 
     def owned(self) -> list[object]:
         """All that is to be ended at the end."""
-        return [*([self.shadow] if self.shadow else []), self.lessons, *self.writers]
+        return [*([self.shadow] if self.shadow else []), self.shadow_policies, self.lessons, *self.writers]
 
     async def aclose(self, keep: Sequence[object] = ()) -> None:
         """Cancel shadows, hand in labels, write what waits; all but what is to be kept, for another router has it too."""
         ends = [part for part in self.owned() if not any(part is other for other in keep)]
         if self.shadow in ends and self.shadow is not None:
             await self.shadow.aclose()
+        if self.shadow_policies in ends:
+            await self.shadow_policies.aclose()
         if self.lessons in ends:
             await self.lessons.aclose()
         await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers if writer in ends))

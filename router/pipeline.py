@@ -55,6 +55,7 @@ from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
+from router.shadow_policies import shown as shown_beside
 from router.splits import assigned, shown
 from router.strategies import STRATEGIES, Strategy
 from router.threads import Threads
@@ -283,7 +284,7 @@ class Router:
     def _block(self, job: Job) -> dict[str, Any]:
         if job.ask.purse.degraded:
             job.run.degraded.add("ledger")
-        return block(job)
+        return {**block(job), "shadow_policies": shown_beside(job)} if job.ask.verbose else block(job)
 
     def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
         """Remember a decision for who asks for it, and log it."""

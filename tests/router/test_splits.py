@@ -28,12 +28,12 @@ from tests.router.test_pipeline import an_ask
 
 BACKENDS = {name: {"kind": "scripted", "answers": [name]} for name in ("small", "large")}
 POLICIES = {name: {"rules": [{"otherwise": {"single": {"backend": name}}}]} for name in ("small", "large")}
-HALVES = {"small": 0.5, "large": 0.5}
 
 
-def raw(**more: Any) -> dict[str, Any]:
-    """Two policies, each of its own backend, whose answer is its name."""
+def raw(extra: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+    """Two policies, each of its own backend, whose answer is its name; and copies of them, by name."""
     policies = {"cheap": POLICIES["small"], "dear": POLICIES["large"]}
+    policies |= {name: policies[of] for name, of in (extra or {}).items()}
     return {"backends": BACKENDS, "policies": policies, "splits": {"main": {"cheap": 0.5, "dear": 0.5}}, **more}
 
 
