@@ -23,6 +23,7 @@ from adapters.openai_wire import StreamReader, body_of, code_of, error_for, mess
 from adapters.options import RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.sse import EventParser, LineTooLong
+from adapters.traceparent import trace_headers
 from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price
 
 OPENAI = "https://api.openai.com/v1"
@@ -144,7 +145,7 @@ class OpenAIBackend:
         session, accepted = self._session(), False
         call.input_tokens, call.estimated = self.count_tokens(request), True
         try:
-            async with session.post(self._url, data=json.dumps(body).encode(), allow_redirects=False) as response:
+            async with session.post(self._url, data=json.dumps(body).encode(), allow_redirects=False, headers=trace_headers()) as response:
                 if response.status != 200:
                     _free(call)
                     raise await self._failure(response)

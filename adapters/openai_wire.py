@@ -52,6 +52,7 @@ def read_answer(backend: str, payload: Any, call: Call) -> None:
     """Put the choices and the usage of a plain answer into `call`; BackendMalformed if it is none. Its usage counts in any case."""
     usage = payload.get("usage") if isinstance(payload, dict) else None
     counted = count(usage, call)
+    name(payload, call)
     try:
         if not payload["choices"]:
             raise BackendMalformed(backend, "an answer without choices")
@@ -88,6 +89,12 @@ def _cached(usage: Mapping[str, Any]) -> int:
 
 def _is_count(tokens: Any) -> TypeGuard[int]:
     return isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < MOST
+
+
+def name(payload: Any, call: Call) -> None:
+    """Take over what the provider calls the model that answered."""
+    if isinstance(payload, dict) and isinstance(model := payload.get("model"), str):
+        call.model = model[:200]
 
 
 def _choice(choice: Mapping[str, Any]) -> Choice:
@@ -171,6 +178,8 @@ class StreamReader:
         except NOT_TEXT:
             raise BackendMalformed(self._backend, "an event of the stream is not in OpenAI's shape") from None
         self._counted = count(event.get("usage"), self._call) or self._counted
+        if not self._call.model:
+            name(event, self._call)
         return [delta for delta in deltas if delta.text or delta.fields or delta.finish_reason or delta.logprobs]
 
     def finish(self, done: bool) -> list[Delta]:

@@ -137,6 +137,8 @@ class Call:
     """The provider's own figure, where it gives one; it wins over the price list."""
     estimated: bool = False
     """The tokens were counted or estimated here, because the provider did not report them."""
+    model: str = ""
+    """As the provider names what answered; empty where it does not say."""
     choices: list[Choice] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     """Each request made, where a backend may make several for one call."""
@@ -151,6 +153,7 @@ class Call:
         self.output_tokens += part.output_tokens
         self.cached_tokens += part.cached_tokens
         self.estimated |= part.estimated
+        self.model = part.model or self.model
         self.attempts += part.attempts
 
     @property

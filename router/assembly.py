@@ -11,6 +11,7 @@ from adapters.backends import build_backends
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
 from adapters.event_log import EventWriter, FileSink, RedisSink, Sink
+from adapters.services import services
 from adapters.sums import build_sums, is_redis
 from adapters.tallies import build_tallies
 from adapters.types import Backend, Price, Verifier
@@ -32,6 +33,7 @@ from router.options import FeedbackOptions, LogOptions, ProbeOptions, ShadowOpti
 from router.parts import Estimator, Parts
 from router.pipeline import Router
 from router.shadow import Compared, Shadow
+from router.tracing import Tracing
 from router.watch import Watch
 
 logger = logging.getLogger("outlay")
@@ -70,6 +72,7 @@ def parts(config: Config, before: Before | None = None) -> Parts:
         verifiers=verifiers,
         policies=dict(config.policies),
         default_policy=config.default_policy,
+        services=services(config.backends),
         splits=config.splits,
         shadow_policies=config.shadow_policies,
         market=sold,
@@ -125,6 +128,7 @@ def online(config: Config, built: Parts, before: Before | None = None) -> Online
         old.watch if old and "drift" in same and learned else Watch(config.drift),
         _shadow(config.shadow, built, old.shadow if old and "shadow" in same else None),
         old.shadow_policies if old else None,
+        old.tracing if old else Tracing(config.tracing) if config.tracing else None,
         prompts=config.log is not None and config.log.prompts,
     )
 

@@ -30,6 +30,7 @@ from router.options import (
     SessionOptions,
     ShadowOptions,
     Share,
+    TracingOptions,
 )
 from router.yaml_errors import explain, read_yaml
 
@@ -64,6 +65,7 @@ class Config(Frozen):
     metrics: MetricsOptions = MetricsOptions()
     feedback: FeedbackOptions = FeedbackOptions()
     drift: DriftOptions | None = Field(None, description="unset: nothing is tested")
+    tracing: TracingOptions | None = Field(None, description="unset: no traces")
     shadow: ShadowOptions | None = Field(None, description="unset: no second opinions")
 
     @property

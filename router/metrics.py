@@ -198,6 +198,8 @@ def _of_online(online: Online) -> Iterator[Sample]:
         yield "outlay_verifier_labels", "Weight of the feedback on answers that it scored", of, health.labels
         yield "outlay_verifier_auc", "Chance that a right answer scored above a wrong one", of, health.auc
         yield "outlay_verifier_agreement", "Share of the answers on whose side of .5 it was right", of, health.agreement
+    for outcome, count in (online.tracing.writer.counts if online.tracing else {}).items():
+        yield "outlay_traces_total", "Traces, by what became of them", {"outcome": outcome}, count
     yield from _beside(online.shadow_policies)
     if online.shadow is not None:
         for outcome, count in online.shadow.counts.items():

@@ -24,6 +24,7 @@ from router.pipeline_types import Ask, Outcome
 from router.redact import redacted
 from router.shadow import Compared, Shadow
 from router.shadow_policies import ShadowPolicies
+from router.tracing import Tracing
 from router.watch import Watch
 
 PROMPT_CHARACTERS = 100_000
@@ -40,6 +41,7 @@ class Online:
         watch: Watch | None = None,
         shadow: Callable[[Callable[[Compared], None]], Shadow] | None = None,
         shadow_policies: ShadowPolicies | None = None,
+        tracing: Tracing | None = None,
         *,
         prompts: bool = False,
         clock: Callable[[], float] = time.time,
@@ -47,7 +49,7 @@ class Online:
         self.writers, self.lessons, self.watch = writers, lessons or Lessons(), watch or Watch(None)
         self.shadow = shadow(self._compared) if shadow else None
         self.watch.tell = self.watch.tell or self.log
-        self.shadow_policies = shadow_policies or ShadowPolicies()
+        self.shadow_policies, self.tracing = shadow_policies or ShadowPolicies(), tracing
         self._prompts, self._clock = prompts, clock
 
     def adopt(self, parts: Parts) -> None:
@@ -116,6 +118,8 @@ class Online:
     def states(self) -> dict[str, str]:
         """By component: `ok`, or what is wrong. What is not configured is left out."""
         states = {writer.name: writer.state for writer in self.writers}
+        if self.tracing is not None:
+            states["tracing"] = self.tracing.writer.state
         if self.lessons.trouble:
             states["feedback"] = self.lessons.trouble
         return states | {f"drift:{name}": message for name, message in self.watch.alarms.items()}
@@ -126,7 +130,7 @@ class Online:
 
     def owned(self) -> list[object]:
         """All that is to be ended at the end."""
-        return [*([self.shadow] if self.shadow else []), self.shadow_policies, self.lessons, *self.writers]
+        return [*([self.shadow] if self.shadow else []), self.shadow_policies, self.lessons, *self._threads]
 
     async def aclose(self, keep: Sequence[object] = ()) -> None:
         """Cancel shadows, hand in labels, write what waits; all but what is to be kept, for another router has it too."""
@@ -137,7 +141,12 @@ class Online:
             await self.shadow_policies.aclose()
         if self.lessons in ends:
             await self.lessons.aclose()
-        await asyncio.gather(*(asyncio.to_thread(writer.close) for writer in self.writers if writer in ends))
+        await asyncio.gather(*(asyncio.to_thread(part.close) for part in self._threads if part in ends))
+
+    @property
+    def _threads(self) -> list[EventWriter | Tracing]:
+        """What is written by threads of their own."""
+        return [*self.writers, *([self.tracing] if self.tracing else [])]
 
 
 def _sent(job: Job, candidate: Candidate, *, best: bool) -> Sent:

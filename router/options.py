@@ -157,6 +157,18 @@ class ShadowOptions(Frozen):
     timeout_s: float = Field(60, gt=0)
 
 
+class TracingOptions(Frozen):
+    """Traces for OpenTelemetry: one span for each request, plan and call."""
+
+    otlp: str | None = Field(
+        None, pattern="^https?://", description="the collector's address for OTLP over HTTP; unset: OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    sample: float = Field(1.0, ge=0, le=1, description="share of requests; of one that comes with a traceparent its sampled flag decides")
+    service_name: str = Field("outlay", min_length=1)
+    queue: int = Field(2048, ge=1, description="traces waiting for the collector; past it they are dropped and counted")
+    prompts: bool = Field(False, description="show messages too, without e-mail addresses, keys and long numbers")
+
+
 class MetricsOptions(Frozen):
     """What `GET /metrics` may show beside the rest."""
 

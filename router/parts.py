@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from adapters.cache import Cache
+from adapters.services import Service
 from adapters.tallies import MemoryTallies, Tallies
 from adapters.types import Backend, Price, Verifier
 from difficulty.heuristic import HeuristicProbe
@@ -56,6 +57,8 @@ class Parts:
     """Backend that every request is compared with: what its one answer would have cost."""
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By name: shares of policies in its traffic."""
+    services: Mapping[str, Service] = field(default_factory=dict)
+    """By backend and deployment: whom a call of it goes to, for traces."""
     shadow_policies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By policy: those that decide beside it, and on which share of its requests."""
     heuristic: HeuristicProbe = field(init=False)

@@ -59,6 +59,7 @@ from router.shadow_policies import shown as shown_beside
 from router.splits import assigned, shown
 from router.strategies import STRATEGIES, Strategy
 from router.threads import Threads
+from router.tracing import Trace
 
 logger = logging.getLogger("outlay")
 
@@ -92,8 +93,17 @@ class Router:
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
         """Decide, run, decide again, until the answer is worth sending. A live answer is written to `sink` while it comes."""
+        if self.online.tracing is None:
+            return await self._answered(ask, sink)
+        with self.online.tracing.request(ask) as trace:
+            trace.outcome = await self._answered(ask, sink, trace)
+            return trace.outcome
+
+    async def _answered(self, ask: Ask, sink: Sink | None, trace: Trace | None = None) -> Outcome:
         job = await self._taken_up(ask)
         job.sink = sink
+        if trace is not None:
+            trace.take(job)
         async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
             key = self.cache.key(job)
             if (hit := await self.cache.get(key, job)) is not None:

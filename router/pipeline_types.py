@@ -78,6 +78,8 @@ class Ask:
     store: bool = False
     """Remember the conversation, so that a later request can go on from one of its answers."""
     verbose: bool = False
+    traceparent: str = ""
+    """The header of that name: the trace that the client's request belongs to."""
     purse: Purse = field(default_factory=Purse, compare=False)
     """Who asks, and what they may spend; bottomless, and nobody's, where the server asks for no keys."""
     id: str = field(default_factory=new_decision_id)

@@ -23,6 +23,7 @@ from router.ceiling import Limit, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
 from router.purse import Cost, Purse
+from router.tracing import Trace
 
 DEFAULT_MAX_TOKENS = 1024
 """Output tokens assumed as the worst case of one answer where neither request nor backend says."""
@@ -59,6 +60,8 @@ class CallRecord:
     """The requests that the call consists of, where a backend makes several: who was asked, who answered, and what each cost."""
     cached_tokens: int = 0
     """Of the input: what was read from a cache."""
+    model: str = ""
+    """As the provider names what answered; empty where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ class Run:
     """What failed and was done without: `verifier:reward`, ..."""
     truncated_by: Limit | None = None
     """The limit for which something was refused, cut or left out; the last one, if both."""
+    trace: Trace | None = None
+    """Where requests are traced: told of each call, whose server may join."""
     started: float = field(init=False)
     _reserved_usd: float = 0.0
 
@@ -323,7 +328,7 @@ class Run:
     async def _metered(self, kind: Literal["generate", "score"], target: str, call: Call, n: int) -> AsyncIterator[None]:
         """Holds a call to the deadline, and writes it into the trace however it ends, so that no cost is lost."""
         remaining_s, started, outcome = self._remaining_s(), self.elapsed_s, "cancelled"
-        deadline = asyncio.timeout(remaining_s)
+        deadline, traced = asyncio.timeout(remaining_s), self.trace.enter() if self.trace else None
         try:
             async with deadline:
                 yield
@@ -334,9 +339,11 @@ class Run:
             outcome = type(error).__name__
             raise
         finally:
+            if self.trace and traced:
+                self.trace.leave(traced, len(self.calls))
             self.calls.append(
                 CallRecord(kind, target, n, call.input_tokens, call.output_tokens, call.cost_usd, started,
-                           self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts), call.cached_tokens)
+                           self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts), call.cached_tokens, call.model)
             )  # fmt: skip
 
 

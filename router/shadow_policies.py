@@ -35,7 +35,7 @@ class Tally:
 
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By (`first` or `later` of its request, `agreed` or `differed`)."""
-    gain: Course = Course(0.0)
+    gain: Course = field(default_factory=lambda: Course(0.0))
     """Summed over first decisions; what follows them is in their forecast."""
 
     def add(self, points: Sequence[Point]) -> None:

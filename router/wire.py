@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from adapters.traceparent import HEADER
 from adapters.types import ChatRequest, Message
 from router.errors import InvalidRequest, have_instead
 from router.extras import parse_extras
@@ -81,6 +82,8 @@ def parse_body(body: Mapping[str, Any], headers: Mapping[str, str], *, max_messa
         extra={key: value for key, value in body.items() if key not in HANDLED},
     )
     ask = Ask(request, _model(body), store=request.n > 1 or body.get("store") is True, **parse_extras(body, headers))
+    if HEADER in headers:
+        ask = replace(ask, traceparent=headers[HEADER])
     return Incoming(ask, stream, include_usage)
 
 
