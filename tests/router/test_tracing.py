@@ -229,7 +229,7 @@ async def test_a_server_that_is_asked_joins_the_trace_at_the_calls_span() -> Non
     assert sent == [f"00-{call.context.trace_id:032x}-{call.context.span_id:016x}-01" for call in calls if call.context]
     assert sent[0].split("-")[1] == CLIENTS.split("-")[1] != sent[1].split("-")[1]
     port = int(stub.url.split(":")[2].split("/")[0])
-    assert [said(call)["gen_ai.response.model"] for call in calls] == ["stub", "words"]  # as it names itself, plain and streamed
+    assert [said(call)["gen_ai.response.model"] for call in calls] == ["words", "stub"]  # as it names itself, plain and streamed
     whom = {"server.address": "127.0.0.1", "server.port": port, "gen_ai.provider.name": "openai", "gen_ai.request.model": "words"}
     for call in calls:
         assert whom.items() <= said(call).items()
