@@ -84,9 +84,10 @@ class TraceWriter:
     def _export(self, traces: Sequence[Spans]) -> None:
         if not traces:
             return
+        HEARD.first = ""
         try:
             sent = self._exporter.export([span for make in traces for span in make()]).name == "SUCCESS"
-            trouble = "" if sent else "the collector takes no traces"
+            trouble = "" if sent else HEARD.first or "the collector takes no traces"
         except Exception as error:  # whatever it is, the thread goes on
             trouble = f"{type(error).__name__}: {error}"
         self.counts["failed" if trouble else "exported"] += len(traces)
@@ -95,10 +96,26 @@ class TraceWriter:
         self.trouble = trouble
 
 
+class _Heard(logging.Handler):
+    """Hears what the exporter has to say of each try, so that we say it once."""
+
+    first = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the first of it: the cause, of which the later ones are consequences."""
+        self.first = self.first or record.getMessage()[:300]
+
+
+HEARD = _Heard(logging.WARNING)
+
+
 def open_exporter(url: str | None) -> SpanExporter:
     """OTLP over HTTP, to `url` (without /v1/traces), else where OTEL_EXPORTER_OTLP_ENDPOINT says. Raises MissingExtra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
         raise MissingExtra("tracing needs OpenTelemetry: pip install 'outlay[otel]'") from error
+    said = logging.getLogger("opentelemetry.exporter.otlp")
+    said.propagate = False
+    said.addHandler(HEARD)
     return OTLPSpanExporter(None if url is None else url.rstrip("/").removesuffix(PATH) + PATH)

@@ -110,6 +110,19 @@ def test_the_address_is_the_collectors_or_that_of_the_environment(monkeypatch: p
         assert collector.paths == ["/v1/traces"] * 4
 
 
+def test_why_nothing_gets_through_is_said_once_in_the_exporters_words(caplog: pytest.LogCaptureFixture) -> None:
+    """And not with every try."""
+    with Collector(status=400) as collector, caplog.at_level(logging.WARNING):
+        writer = TraceWriter(open_exporter(collector.url), gather_s=0.0)
+        for n in (1, 2):
+            writer.add(list)
+            until(lambda n=n: writer.counts["failed"] == n)
+        writer.close()
+    assert ["400" in record.getMessage() for record in caplog.records if record.name == "outlay"] == [True]
+    assert not logging.getLogger("opentelemetry.exporter.otlp").propagate
+    assert "400" in writer.state
+
+
 def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra's name."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)

@@ -216,6 +216,21 @@ def test_a_gateway_serves_and_stops(gateway: tuple[subprocess.Popen[str], str], 
     assert "policy='balanced'" in rest
 
 
+def test_what_is_tried_is_checked_and_listed(tmp_path: Path, capsys: Captured) -> None:
+    """`check` says who gets which share, `models` lists a split; a wrong share is one line."""
+    path, tried = tmp_path / "outlay.yaml", "splits: {main: {balanced: 0.9, dear: 0.1}}\nshadow_policies: {balanced: {dear: 0.5}}\n"
+    path.write_text(SCRIPTED + tried)
+    assert outlay("check", str(path)) == 0
+    said = capsys.readouterr().out
+    assert "splits.main: 90 % balanced, 10 % dear" in said
+    assert "shadow_policies.balanced: dear decides beside 50 % of its requests" in said
+    assert outlay("models", "-c", str(path)) == 0
+    assert re.search(r"^outlay/main +split, 90 % balanced, 10 % dear$", capsys.readouterr().out, re.MULTILINE)
+    path.write_text(SCRIPTED + tried.replace("0.9", "0.8"))
+    assert outlay("check", str(path)) == 2
+    assert "splits.main: the shares must add up to 1; found 0.9" in capsys.readouterr().err
+
+
 def test_check_says_how_far_a_budget_reaches_and_what_can_be_spent_after_it(tmp_path: Path, capsys: Captured) -> None:
     """How many requests it pays for at the cheapest, what comes then, and what is under way at that moment."""
     text = """
