@@ -233,6 +233,7 @@ def _call(call: CallRecord, services: Mapping[str, Service]) -> tuple[str, SpanK
             "gen_ai.provider.name": service.provider,
             "gen_ai.request.model": service.model,
             "gen_ai.response.model": call.model,
+            "gen_ai.usage.cache_read.input_tokens": call.cached_tokens or None,
             "gen_ai.request.choice.count": call.n if call.n > 1 else None,
             "server.address": service.address,
             "server.port": service.port,
