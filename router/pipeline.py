@@ -294,7 +294,8 @@ class Router:
     def _block(self, job: Job) -> dict[str, Any]:
         if job.ask.purse.degraded:
             job.run.degraded.add("ledger")
-        return {**block(job), "shadow_policies": shown_beside(job)} if job.ask.verbose else block(job)
+        beside = shown_beside(job) if job.ask.verbose else ()
+        return {**block(job), "shadow_policies": beside} if beside else block(job)
 
     def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
         """Remember a decision for who asks for it, and log it."""

@@ -161,7 +161,7 @@ async def test_only_so_many_wait_and_what_fails_is_counted(monkeypatch: pytest.M
     await idle(router)
     assert router.online.shadow_policies.counts == {"made": 2, "crowded": 3}
     _before_each(monkeypatch, _broken)
-    assert (await router.answer(an_ask(verbose=True))).decision["shadow_policies"] == []
+    assert "shadow_policies" not in (await router.answer(an_ask(verbose=True))).decision
     await idle(router)
     assert router.online.shadow_policies.counts == {"made": 2, "crowded": 3, "failed": 1}
     await router.aclose()

@@ -293,6 +293,8 @@ async def test_a_collector_that_dies_or_hangs_or_refuses_harms_no_request(monkey
         with Collector(status=400 if how == "refuses" else 200) as collector:
             live = Live(fleet(tracing={"otlp": collector.url, "queue": 4}))
             if how == "dies":
+                await live.answer(an_ask())
+                await asyncio.to_thread(until, lambda collector=collector: bool(collector.spans))  # type: ignore[misc]
                 collector.die()
             if how == "hangs":
                 collector.go_on.clear()
