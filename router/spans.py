@@ -133,7 +133,6 @@ def _ns(trace: Trace, seconds: float) -> int:
 
 def _request(trace: Trace, prompts: bool) -> tuple[str, dict[str, Any]]:
     ask, job, outcome = trace.ask, trace.job, trace.outcome
-    assert ask is not None
     request = ask.request
     said: dict[str, Any] = {
         "gen_ai.operation.name": "chat",

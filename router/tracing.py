@@ -37,6 +37,7 @@ SAMPLED = 1
 class Trace:
     """One request as a trace."""
 
+    ask: Ask
     id: int
     sampled: bool
     parent: int | None = None
@@ -47,7 +48,6 @@ class Trace:
     ended_ns: int = 0
     calls: dict[int, int] = field(default_factory=dict)
     """By index in `run.calls`: the span's id."""
-    ask: Ask | None = None
     job: Job | None = None
     """None where the request did not get so far."""
     run_ns: int = 0
@@ -88,8 +88,7 @@ class Tracing:
     @contextmanager
     def request(self, ask: Ask) -> Iterator[Trace]:
         """The trace of a request, handed on at its end, however it ends."""
-        trace = _begun(ask.traceparent, self.options.sample)
-        trace.ask = ask
+        trace = _begun(ask, self.options.sample)
         try:
             yield trace
         except asyncio.CancelledError:
@@ -108,14 +107,14 @@ class Tracing:
         self.writer.close()
 
 
-def _begun(traceparent: str, share: float) -> Trace:
+def _begun(ask: Ask, share: float) -> Trace:
     """Going on with the client's trace; a new one where it names none, or one that is none."""
-    found = FORM.fullmatch(traceparent)
+    found = FORM.fullmatch(ask.traceparent)
     if found is not None and found[1] != "ff" and (found[1] != "00" or found[5] is None):
         id, parent = int(found[2], 16), int(found[3], 16)
         if id and parent:
-            return Trace(id, bool(int(found[4], 16) & SAMPLED), parent)
-    return Trace(new_id(128), random.random() < share)
+            return Trace(ask, id, bool(int(found[4], 16) & SAMPLED), parent)
+    return Trace(ask, new_id(128), random.random() < share)
 
 
 def new_id(bits: int = 64) -> int:
