@@ -16,7 +16,7 @@ from policies.decide import decide, next_draws
 from policies.facts import Decision, Facts, Market
 from policies.forecast import stages
 from policies.pacing import GRID, demand
-from policies.plans import Plan, Revise, TreeSearch
+from policies.plans import Ensemble, Plan, Revise, Source, TreeSearch
 from policies.policy import MOST, Optimiser, WithinBudget
 
 PROMPT_TOKENS = 14
@@ -99,6 +99,7 @@ class Episode:
 
     def _run(self, plan: Plan) -> None:
         """Stage after stage, while more is worth it."""
+        assert not isinstance(plan, Ensemble), "episodes are of plans of one backend"
         drawn = 0
         while n := self.cell.next_draws(self.belief, self.done, plan, drawn):
             row = stages(plan, self.cell.prior, self.cell.market, self.cell.facts, drawn, [n])[0]
@@ -108,12 +109,12 @@ class Episode:
             drawn += row.draws
             self.cost_usd += row.cost_usd
 
-    def _draw(self, plan: Plan, p: float, channel: Channel) -> None:
+    def _draw(self, plan: Source, p: float, channel: Channel) -> None:
         """One answer, right with that chance, and what the verifier says of it."""
         right = bool(self.rng.random() < p)
         self.belief = self.belief.after([self._scored(plan, right, channel) if plan.verifier else Evidence(plan.backend, channel)])
 
-    def _scored(self, plan: Plan, right: bool, channel: Channel) -> Evidence:
+    def _scored(self, plan: Source, right: bool, channel: Channel) -> Evidence:
         """The verifier's word on an answer: one of its bins, as often as right or wrong answers to so hard a prompt fall into it."""
         scores = self.cell.market.curves.scores_of(plan.verifier or "")
         of_right, of_wrong = scores.likelihoods(sigmoid(self.belief.logits[plan.backend][[self.node]]))

@@ -120,10 +120,10 @@ def ablations(world: World) -> Iterator[tuple[str, World]]:
         world.curves(lambda c: replace(c, scores={k: _one_table(v) for k, v in c.scores.items()})),
     )
     yield f"a noisy verifier (log-odds +- {NOISE:g})", _noisy(world)
-    for kind in dict.fromkeys(plan.kind for plan in world.policy.plans if plan.backend != LARGE):
-        plans = tuple(plan for plan in world.policy.plans if plan.kind != kind or plan.backend == LARGE)
+    for kind in dict.fromkeys(plan.kind for plan in world.policy.plans if LARGE not in plan.backends):
+        plans = tuple(plan for plan in world.policy.plans if plan.kind != kind or LARGE in plan.backends)
         yield f"no {kind}", replace(world, policy=world.policy.model_copy(update={"plans": plans}))
-    plans = tuple(plan for plan in world.policy.plans if plan.backend != LARGE)
+    plans = tuple(plan for plan in world.policy.plans if LARGE not in plan.backends)
     yield "no large", replace(world, policy=world.policy.model_copy(update={"plans": plans}))
 
 

@@ -129,7 +129,7 @@ def goes_small(features: Mapping[str, float], multiplier: float) -> bool:
     belief = Belief.prior(features, {name: Success(spread=0.0) for name in features})
     facts = Facts(input_tokens=0, max_tokens=1, cost_multiplier=multiplier * 1e4)
     plan = decide(PAIR, PAIR_MARKET, facts, belief).plan
-    return plan is not None and plan.backend == "small"
+    return plan is not None and plan.backends == ("small",)
 
 
 # --- the trials -----------------------------------------------------------------------------------------------------------

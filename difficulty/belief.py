@@ -187,7 +187,7 @@ class Belief:
         """The belief after more answers were seen."""
         weights, seen = self.weights, tuple(answers)
         for answer in seen:
-            right, wrong = self._joint(answer)
+            right, wrong = self.joint(answer)
             weights = weights * (right + wrong) ** self.tempering
             weights = weights / weights.sum()
         return replace(self, weights=weights, evidence=self.evidence + seen)
@@ -199,10 +199,10 @@ class Belief:
 
     def right_by_node(self, answer: Evidence) -> Array:
         """Chance at each node that an answer seen is right, shape [J]."""
-        right, wrong = self._joint(answer)
+        right, wrong = self.joint(answer)
         return right / (right + wrong)
 
-    def _joint(self, answer: Evidence) -> tuple[Array, Array]:
+    def joint(self, answer: Evidence) -> tuple[Array, Array]:
         """Chance at each node of this score and a right answer, and of this score and a wrong one, each of shape [J]."""
         logits = self.logits[answer.backend]
         p, ease = answer.channel.p(logits), sigmoid(logits)

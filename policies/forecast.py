@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import hypot, sqrt
+from math import hypot, prod, sqrt
+
+import numpy as np
 
 from difficulty.belief import PLAIN, Array, Belief, Channel
 from difficulty.curves import PlanFit
 from policies.batches import unpriced
 from policies.facts import Facts, Market
-from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+from policies.plans import BestOfN, Ensemble, Member, Plan, Revise, Single, Source, TreeSearch
 
 VERDICT_TOKENS = 8
 """Input tokens that a verifier's verdict adds to a revision's context."""
@@ -35,10 +37,12 @@ class Stage:
     """At the 95th percentile of the output's length."""
     latency_s: float
     worst_s: float
+    parts: tuple[tuple[str, int], ...] = ()
+    """Of draws of several backends: (backend, its draws); `p` is then such that as many draws alike bring a right one as surely."""
 
 
 def left(plan: Plan, drawn: int) -> int:
-    """Answers that a plan may still make after `drawn`; a search is one."""
+    """Answers that a plan may still make after `drawn`; a search, and the draws of an ensemble, are one."""
     match plan:
         case BestOfN():
             return max(plan.n - drawn, 0)
@@ -63,6 +67,8 @@ def stages(plan: Plan, belief: Belief, market: Market, facts: Facts, drawn: int 
             rows = [_revision(plan, belief, market, facts, fit, i) for i in range(drawn, plan.rounds)]
         case TreeSearch():
             rows = [_tree(plan, belief, market, facts, fit)]
+        case Ensemble():
+            rows = [_at_once(plan.parts(facts.down), belief, market, facts)]
     return [_scaled(row, fit) for row in rows]
 
 
@@ -77,7 +83,7 @@ def worst(rows: Sequence[Stage]) -> tuple[float, float]:
     return sum(r.worst_usd for r in rows), sum(r.latency_s for r in timed) + excess
 
 
-def _draws(plan: Plan, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
+def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
     """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt.
 
     What a cache spares is expected, but not counted on: it is not in the worst case.
@@ -127,6 +133,16 @@ def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: P
     return Stage(1, one.p, one.cost_usd + again, one.worst_usd + at_worst, one.latency_s + slow, worst_s)
 
 
+def _at_once(members: Sequence[Member], belief: Belief, market: Market, facts: Facts) -> Stage:
+    """The draws of several backends made at the same time: all are paid, and the slowest is waited for."""
+    rows = [_draws(member, belief, market, facts, member.n) for member in members]
+    n = sum(row.draws for row in rows)
+    p = 1 - prod((1 - row.p) ** (row.draws / n) for row in rows)
+    usd, worst_usd = sum(row.cost_usd for row in rows), sum(row.worst_usd for row in rows)
+    parts = tuple((member.backend, member.n) for member in members)
+    return Stage(n, np.asarray(p), usd, worst_usd, max(row.latency_s for row in rows), max(row.worst_s for row in rows), parts)
+
+
 def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -> float:
     """95th percentile of a call. One never measured counts as 0 s: it is not refused for that, and the run holds the deadline.
 
@@ -142,4 +158,5 @@ def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -
 def _scaled(row: Stage, fit: PlanFit) -> Stage:
     """The stage, corrected by what a log showed of the plan."""
     cost, latency = max(fit.cost, 1.0), max(fit.latency, 1.0)
-    return Stage(row.draws, row.p, row.cost_usd * fit.cost, row.worst_usd * cost, row.latency_s * fit.latency, row.worst_s * latency)
+    usd, seconds = row.cost_usd * fit.cost, row.latency_s * fit.latency
+    return Stage(row.draws, row.p, usd, row.worst_usd * cost, seconds, row.worst_s * latency, row.parts)

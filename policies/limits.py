@@ -5,37 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from policies.facts import Facts
-from policies.plans import BestOfN, Plan, Single, TreeSearch
-from policies.policy import needs
+from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
 
 def unfit(plan: Plan, facts: Facts) -> str:
     """Why a plan may not be run in this request; empty if it may."""
     if reason := broken(plan, facts):
         return reason
-    if plan.backend in facts.barred:
-        return f"this key may not use backend '{plan.backend}'"
+    for name in plan.backends:
+        if name in facts.barred:
+            return f"this key may not use backend '{name}'"
     if plan.key in facts.done:
         return "already run"
     return _too_many(plan, facts)
 
 
 def broken(plan: Plan, facts: Facts) -> str:
-    """What of that which a plan needs is down; empty if nothing is."""
-    return next((f"{kind} '{name}' is down" for kind, name in needs(plan) if name in facts.down), "")
+    """What of that which a plan needs is down; empty if nothing is. Of several backends one is enough."""
+    if all(name in facts.down for name in plan.backends):
+        return " and ".join(f"backend '{name}'" for name in plan.backends) + " is down"
+    return f"verifier '{plan.verifier}' is down" if plan.verifier in facts.down else ""
 
 
 def offered(plans: Sequence[Plan], facts: Facts) -> Sequence[Plan]:
     """A policy's plans; where all of them draw more answers than the request takes, one answer of each of their backends."""
     if all(_too_many(plan, facts) for plan in plans):
-        return [Single(backend=name) for name in dict.fromkeys(plan.backend for plan in plans)]
+        return [Single(backend=name) for name in dict.fromkeys(name for plan in plans for name in plan.backends)]
     return plans
 
 
 def _too_many(plan: Plan, facts: Facts) -> str:
     if facts.single_only and not isinstance(plan, Single):
         return "this request takes one answer only (tools, images)"
-    if facts.greedy and facts.forced is None and isinstance(plan, BestOfN | TreeSearch):
+    repeats = isinstance(plan, BestOfN | TreeSearch) or (isinstance(plan, Ensemble) and max(plan.members.values()) > 1)
+    if facts.greedy and facts.forced is None and repeats:
         return "the request says temperature 0, at which all samples are alike"
     return ""
 

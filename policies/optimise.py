@@ -134,11 +134,11 @@ class Optimisation:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
         if refused := over_limits(self.facts, *way.worst, way.plan):
             return refused
-        others = {} if self.belief.evidence else {name: s for name, s in self._quickest_s.items() if name != way.plan.backend}
-        if not others:
+        others = {name: s for name, s in self._quickest_s.items() if name not in way.plan.backends}
+        if self.belief.evidence or not others or len(way.plan.backends) > 1:  # several at once are each other's reserve
             return ""
         reserve, reserve_s = min(others.items(), key=lambda item: item[1])
-        own_s = self._quickest_s.get(way.plan.backend, reserve_s)
+        own_s = self._quickest_s.get(way.plan.backends[0], reserve_s)
         if own_s <= reserve_s and own_s + reserve_s > self.facts.left_s:
             return ""  # there is time for one backend only, and this is the quickest
         return no_reserve(self.facts, way.rows[0].worst_s, reserve, reserve_s)
@@ -148,9 +148,9 @@ class Optimisation:
         """By backend: the shortest first step that there is money for, in seconds at the 95th percentile."""
         found: dict[str, float] = {}
         for whole, *_ in self._begun.values():
-            step, backend = whole.rows[0], whole.plan.backend
+            step = whole.rows[0]
             if step.worst_usd <= self.facts.left_usd:
-                found[backend] = min(step.worst_s, found.get(backend, step.worst_s))
+                found |= {name: min(step.worst_s, found.get(name, step.worst_s)) for name in whole.plan.backends}
         return found
 
     def _wholes(self, plan: Plan, drawn: int) -> Iterator[Outline]:

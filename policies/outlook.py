@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, groupby
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief, Channel, logit, sigmoid
+from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
 from policies.forecast import Stage, worst
-from policies.plans import BestOfN, Plan
+from policies.plans import BestOfN, Ensemble, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,21 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Mixed(Stretch):
+    """A stage of draws of several backends. Each has the bins of the score for itself, and all these bins are in one order: by the chance
+    that is now believed of an answer there. The best answer of all is then the one in the highest bin, as the router chooses it."""
+
+    of: Sequence[int]
+    """Whose each bin is: an index into the stage's `parts`."""
+
+    @cached_property
+    def top(self) -> Array:
+        """Chance that the best of a stage's draws is in that bin or a lower one, by bin."""
+        mine = (np.where(np.equal(self.of, m), self.any, 0.0) for m in range(len(self.stage.parts)))
+        return np.asarray(prod(any_.cumsum(axis=1) ** n for any_, (_, n) in zip(mine, self.stage.parts, strict=True)))
+
+
+@dataclass(frozen=True)
 class Outline:
     """A plan as it could be run now: its stages, those that are alike together. Without a verifier there are no stretches."""
 
@@ -93,6 +110,8 @@ class Outline:
     """How its vote stands, if it is under way."""
     leader: Array | None = None
     """Chance at each node that the vote's leader is right, [J]."""
+    pooled: Array | None = None
+    """The same of the vote of several backends, before it is held."""
 
     @cached_property
     def worst(self) -> tuple[float, float]:
@@ -130,6 +149,8 @@ class Outline:
 
 def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, drawn: int = 0) -> Outline:
     """A plan of these stages, or what is left of it after `drawn` answers."""
+    if isinstance(plan, Ensemble):
+        return _ensemble(plan, rows, belief, market)
     votes = market.curves.votes_of(plan.backend)
     if plan.verifier is None:
         vote = belief.evidence[-1] if drawn and belief.evidence else None
@@ -144,6 +165,23 @@ def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, d
         right = p * if_right
         found.append(Stretch(run[0], len(run), right, right + (1 - p) * if_wrong))
     return Outline(plan, rows, found, votes)
+
+
+def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Market) -> Outline:
+    (stage,), votes = rows, Votes()
+    if plan.verifier is None:
+        pooled = vote(belief, dict(stage.parts), market.curves.votes_of, weighted=plan.select == "weighted")
+        return Outline(plan, rows, (), votes, pooled=pooled)
+    right, any_ = [], []
+    for name, _ in stage.parts:
+        p = sigmoid(belief.logits[name])
+        if_right, if_wrong = market.curves.scores_of(plan.verifier).likelihoods(p)
+        right.append(p[:, None] * if_right)
+        any_.append(right[-1] + (1 - p[:, None]) * if_wrong)
+    of = np.repeat(np.arange(len(right)), right[0].shape[1])
+    all_right, all_any = np.hstack(right), np.hstack(any_)
+    order = np.argsort((belief.weights @ all_right) / (belief.weights @ all_any), kind="stable")
+    return Outline(plan, rows, [Mixed(stage, 1, all_right[:, order], all_any[:, order], of[order].tolist())], votes)
 
 
 def outlook(plan: Outline, weights: Array, so_far: Array | None, stop_at: Array, draw_price: float = 0.0) -> Outlook:
@@ -201,7 +239,8 @@ def _geometric(x: Array, n: int) -> Array:
 
 def _unscored(plan: Outline, weights: Array, so_far: Array | None, price: float) -> Outlook:
     """Without a verifier only a vote ends early; the new answer is kept if it is likelier right than the one so far."""
-    right, reached = np.broadcast_to(plan.rows[0].p, weights.shape), np.ones(len(plan.rows))
+    alone = plan.rows[0].p if plan.pooled is None else plan.pooled
+    right, reached = np.broadcast_to(alone, weights.shape), np.ones(len(plan.rows))
     if isinstance(plan.plan, BestOfN):
         n = sum(row.draws for row in plan.rows)
         course = plan.votes.course(plan.tally, n, plan.rows[0].draws, price)

@@ -6,6 +6,8 @@ options and no others. What a plan is expected to give is in `forecast.py`; how 
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -37,8 +39,18 @@ class PlanBase(Frozen):
     def key(self) -> str:
         """A short name that says all, such as `best_of_n(small, n=16, verifier=reward)`: in logs, headers and artifacts."""
         (kind, options), *_ = self.model_dump().items()
-        rest = [f"{name}={value}" for name, value in options.items() if name != "backend"]
-        return f"{kind}({', '.join([options['backend'], *rest])})"
+        rest = [f"{name}={value}" for name, value in options.items() if name not in ("backend", "members")]
+        return f"{kind}({', '.join([*self._head, *rest])})"
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """All that it draws from, each once."""
+        return (self.backend,)  # type: ignore[attr-defined]
+
+    @property
+    def _head(self) -> tuple[str, ...]:
+        """What its name begins with."""
+        return self.backends
 
 
 class Single(PlanBase):
@@ -112,7 +124,65 @@ class TreeSearch(PlanBase):
         return self
 
 
-KINDS: dict[str, type[PlanBase]] = {"single": Single, "revise": Revise, "best_of_n": BestOfN, "tree_search": TreeSearch}
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One backend's part in an ensemble."""
+
+    key: str
+    """The ensemble's."""
+    backend: str
+    n: int
+    verifier: str | None
+
+
+class Ensemble(PlanBase):
+    """Samples of several backends, drawn at the same time; of all together one is chosen by the verifier or by a vote.
+
+    In a weighted vote each counts by how likely its backend (and its score, if there is one) is to be right; so a verifier is not needed.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
+        min_length=2, max_length=8, description="by backend: its samples, such as {small: 4, large: 1}"
+    )
+    select: Literal["best", "majority", "weighted"] = "weighted"
+    verifier: str | None = None
+    temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else each backend's own")
+    answer: str | None = Field(None, description="regular expression whose last match (group 1) is the answer that votes are counted on")
+
+    @model_validator(mode="after")
+    def _best_needs_verifier(self) -> Ensemble:
+        if self.select == "best" and self.verifier is None:
+            raise ValueError("select: best needs a verifier; name one, or use select: weighted")
+        return self
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.members.items()))
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """All that it draws from, each once."""
+        return tuple(self.members)
+
+    @property
+    def _head(self) -> tuple[str, ...]:
+        return tuple(f"{name}={n}" for name, n in self.members.items())
+
+    def parts(self, down: Container[str] = ()) -> tuple[Member, ...]:
+        """Who draws what; a backend that is down is left out."""
+        return tuple(Member(self.key, name, n, self.verifier) for name, n in self.members.items() if name not in down)
+
+
+KINDS: dict[str, type[PlanBase]] = {
+    "single": Single,
+    "revise": Revise,
+    "best_of_n": BestOfN,
+    "tree_search": TreeSearch,
+    "ensemble": Ensemble,
+}
+
+Source = Single | Revise | BestOfN | TreeSearch | Member
+"""What draws from one backend, and has its answers scored by one verifier if any."""
 
 
 def _one_kind(value: Any) -> Any:
@@ -138,7 +208,8 @@ Plan = Annotated[
     Annotated[Single, Tag("single")]
     | Annotated[Revise, Tag("revise")]
     | Annotated[BestOfN, Tag("best_of_n")]
-    | Annotated[TreeSearch, Tag("tree_search")],
+    | Annotated[TreeSearch, Tag("tree_search")]
+    | Annotated[Ensemble, Tag("ensemble")],
     Discriminator(_kind),
     BeforeValidator(_one_kind),
 ]

@@ -224,6 +224,7 @@ Policy = Annotated[Annotated[Optimiser, Tag("optimiser")] | Annotated[Rules, Tag
 
 def needs(plan: Plan) -> Iterator[tuple[str, str]]:
     """What a plan relies on: ("backend", name) and ("verifier", name)."""
-    yield "backend", plan.backend
+    for name in plan.backends:
+        yield "backend", name
     if plan.verifier is not None:
         yield "verifier", plan.verifier

@@ -74,6 +74,6 @@ class RuleBook:
 
     def _one_answer(self) -> Considered | None:
         """Where the rule's own plans may not run: one answer of the backend that is likeliest to be right."""
-        backends = dict.fromkeys(plan.backend for plan in self.policy.all_plans)
+        backends = dict.fromkeys(name for plan in self.policy.all_plans for name in plan.backends)
         rows = [self._consider(Single(backend=name)) for name in backends]
         return max((c for c in rows if not c.refused), key=lambda c: c.quality, default=None)

@@ -43,8 +43,8 @@ class Expected(Frozen):
     """What the decision must be; what is left out may be anything."""
 
     plan: str | None = Field(None, description="the plan's whole key")
-    kind: Literal["single", "revise", "best_of_n", "tree_search", "stop", "refuse"] | None = None
-    backend: str | None = None
+    kind: Literal["single", "revise", "best_of_n", "tree_search", "ensemble", "stop", "refuse"] | None = None
+    backend: str | None = Field(None, description="of an ensemble all of them, such as `small, large`")
     cause: str | None = None
 
 
@@ -134,7 +134,7 @@ def _worst_cases(config: Config, market: Market) -> Table:
     for name, policy in config.policies.items():
         for plan in policy.all_plans:
             cost, seconds = worst(stages(plan, belief, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
-            known = plan.backend in market.curves.latency
+            known = market.curves.latency.keys() >= set(plan.backends)
             table.add_row(name, plan.key, f"{cost:.6f}" if cost else "no price", f"{seconds:.2f}" if known else "never timed")
     return table
 
@@ -184,7 +184,7 @@ def run_test(test: PolicyTest, config: Config, market: Market) -> str:
 
 def _difference(expect: Expected, found: Decision) -> str:
     is_ = {"plan": found.plan and found.plan.key, "kind": found.plan.kind if found.plan else "stop", "cause": found.cause}
-    is_["backend"] = found.plan.backend if found.plan else None
+    is_["backend"] = ", ".join(found.plan.backends) if found.plan else None
     wrong = [f"{k} is {is_[k]}, expected {v}" for k, v in expect.model_dump().items() if v is not None and is_[k] != v]
     return "; ".join(wrong) + f" ({found.reason})" if wrong else ""
 

@@ -153,7 +153,7 @@ class Collector:
 def plans_of(parts: Parts, samples: int, samples_dear: int, verifiers: Sequence[str]) -> Plans:
     """What the policies can run: `samples` draws of the backend that most plans use, `samples_dear` of the others; all chains."""
     plans = [plan for policy in parts.policies.values() for plan in policy.all_plans]
-    used = [plan.backend for plan in plans]
+    used = [name for plan in plans for name in plan.backends]
     most = max(used, key=used.count)
     counts = {name: samples if name == most else samples_dear for name in dict.fromkeys(used)}
     chains = {plan.key: plan for plan in plans if isinstance(plan, Revise | TreeSearch)}

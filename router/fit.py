@@ -27,7 +27,7 @@ from difficulty.learn_votes import Sampled, fit_votes
 from difficulty.votes import Votes
 from policies.facts import Facts, Market
 from policies.forecast import stages
-from policies.plans import BestOfN, Plan, Revise, TreeSearch
+from policies.plans import BestOfN, Ensemble, Plan, Revise, TreeSearch
 
 Rows = Sequence[Mapping[str, Any]]
 SAMPLE = "sample("
@@ -111,7 +111,7 @@ class CurveFit:
         """Of every backend with several samples a prompt; answers are compared as its plans compare them."""
         found = {}
         for name in self.features:
-            pattern = next((plan.answer for plan in self.plans if isinstance(plan, BestOfN) and plan.backend == name), None)
+            pattern = next((plan.answer for plan in self.plans if isinstance(plan, BestOfN | Ensemble) and name in plan.backends), None)
             prompts = [_sampled(trace["answers"], pattern) for trace in self._samples(name) if len(trace["answers"]) > 1]
             if len(prompts) >= LEAST:
                 found[name] = fit_votes(prompts)
@@ -133,7 +133,7 @@ class CurveFit:
         answers = {name: fit_latency([c[4] for c in rows], [c[5] for c in rows]) for name, rows in self._calls("generate", 1).items()}
         return answers | {name: fit_latency([0] * len(rows), [c[5] for c in rows]) for name, rows in self._calls("score").items()}
 
-    def _channel(self, plan: Plan, logits: Mapping[str, Array], weights: Array) -> Channel:
+    def _channel(self, plan: Revise | TreeSearch, logits: Mapping[str, Array], weights: Array) -> Channel:
         """Of a revision: every attempt after a wrong one. Of a search: its chosen answer."""
         index: list[int] = []
         right: list[float] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,13 @@ from math import inf
 from adapters.errors import BackendError
 from adapters.form import Check, form_of
 from adapters.types import ChatRequest
+from difficulty import pooled
 from difficulty.belief import PLAIN, Belief, Channel, Evidence, Success
 from difficulty.conversation import conversation_text
 from difficulty.probe import Estimate
 from policies.facts import Considered, Decision, Facts, ForcedBy
 from policies.pacing import Pace
-from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+from policies.plans import BestOfN, Ensemble, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Policy
 from router.candidates import Candidate, best, distinct
 from router.parts import Parts
@@ -29,7 +31,10 @@ from router.pipeline_types import Ask, Sink
 from router.purse import Cost
 from router.run import CallRecord, Limits, Run
 from router.splits import Arm
+from router.strategies.answers import whole
 from router.strategies.best_of_n import tally
+from router.strategies.ensemble import answers as said_by
+from router.strategies.ensemble import lead
 
 FILLS = 2
 """So often is asked once more for what is missing of several distinct choices; a prompt may not have so many answers."""
@@ -99,7 +104,6 @@ class Job:
     """Batches drawn only because several choices are asked for."""
     pace: Pace | None = None
     """Where the policy's budget over time stands, if it has one."""
-    down: set[str] = field(default_factory=set)
     backend_error: BackendError | None = None
     limits: Limits = field(init=False)
     run: Run = field(init=False)
@@ -114,12 +118,14 @@ class Job:
             self.limits,
             calibrate={name: scores.calibrated for name, scores in curves.scores.items()},
             clock=self.clock,
+            chances=self.chances_of,
+            weigh=self.weighed,
             fault=self.form or (lambda choice: ""),
             purse=ask.purse,
             typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
         )
         if self.bypass:
-            self.belief = Belief.prior({plan.backend: 0.0 for plan in self.policy.all_plans}, {}, source="none")
+            self.belief = Belief.prior({name: 0.0 for plan in self.policy.all_plans for name in plan.backends}, {}, source="none")
 
     @property
     def first_cost(self) -> Cost:
@@ -149,7 +155,7 @@ class Job:
     @cached_property
     def input_tokens(self) -> int:
         """Length of the prompt, as the policy's first backend counts it."""
-        return self.parts.backends[self.policy.all_plans[0].backend].count_tokens(self.request)
+        return self.parts.backends[self.policy.all_plans[0].backends[0]].count_tokens(self.request)
 
     @cached_property
     def draw(self) -> float | None:
@@ -240,7 +246,7 @@ class Job:
     def _could_draw(self, plan: Plan) -> bool:
         if self.ask.plan is not None:
             return plan == self.ask.plan or _same_draws(plan, self.ask.plan)
-        return any((plan.backend, plan.verifier) == (mine.backend, mine.verifier) for mine in self.policy.all_plans)
+        return any((plan.backends, plan.verifier) == (mine.backends, mine.verifier) for mine in self.policy.all_plans)
 
     # --- what a decision is made from ---------------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ class Job:
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
             done=frozenset(a.plan.key for a in self.actions) | {a.plan.key for a in self.recalled if a.exhausted},
-            down=frozenset(self.down) | {name.partition(":")[2] for name in self.run.degraded if name.startswith("verifier:")},
+            down=self.run.down,
             read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
             barred=self.barred,
             forced=plan,
@@ -291,7 +297,7 @@ class Job:
         if self.best is None:
             return ()
         if self.several:
-            pattern = next((action.plan.answer for action in self.actions if isinstance(action.plan, BestOfN)), None)
+            pattern = next((action.plan.answer for action in self.actions if isinstance(action.plan, BestOfN | Ensemble)), None)
             return distinct(self.best, self.run.pool, pattern)[: self.request.n]
         others = [c for c in self.run.pool if c is not self.best and c.backend == self.best.backend]
         return (self.best, *others[: self.request.n - 1])
@@ -302,7 +308,7 @@ class Job:
         if self.best is None or not self.several or missing <= 0 or self.fills == FILLS or self.request.temperature == 0:
             return None
         self.fills += 1
-        verifier = None if self.best.verifier in self.facts().down else self.best.verifier
+        verifier = None if self.best.verifier in self.run.down else self.best.verifier
         return BestOfN(backend=self.best.backend, n=missing, batch=missing, verifier=verifier, select="best" if verifier else "majority")
 
     @property
@@ -352,6 +358,8 @@ class Job:
         """
         if isinstance(plan, BestOfN) and answers and all(answer.score is None for answer in answers):
             return self._vote(plan, answers)
+        if isinstance(plan, Ensemble) and answers and all(answer.score is None for answer in answers):
+            return self._pooled(plan, answers)
         fresh = list({answer.text: answer for answer in reversed(answers) if not answer.fault}.values())[::-1]
         if isinstance(plan, TreeSearch) and fresh:
             fresh = [max(fresh, key=lambda answer: answer.score or 0.0)]
@@ -364,16 +372,38 @@ class Job:
         votes = tally(plan, answers)
         return [Evidence(plan.backend, PLAIN, *self.parts.market.curves.votes_of(plan.backend).likelihoods(votes), votes=votes)]
 
+    def _pooled(self, plan: Ensemble, answers: Sequence[Candidate]) -> list[Evidence]:
+        """The same of samples of several backends: the leader with the chance that all voters give it, as an answer of the backend that
+        most of its votes are of."""
+        voters = whole(answers)
+        if all(voter.fault for voter in voters):
+            return []
+        said = said_by(plan, voters)
+        won = lead(plan, said, voters, self.weighed)
+        backend = Counter(voter.backend for voter, answer in zip(voters, said, strict=True) if answer == won.answer).most_common(1)[0][0]
+        before = self.belief.p_correct(backend)
+        return [Evidence(backend, PLAIN, won.chance / before, (1 - won.chance) / (1 - before))]
+
+    def weighed(self, said: Sequence[str], voters: Sequence[Candidate]) -> Mapping[str, float]:
+        """Chance that each answer of a vote is right. Scores of one text are one score."""
+        first = {voter.text: voter for voter in reversed(voters)}
+        seen = [self._evidence(voter, PLAIN) if first[voter.text] is voter else Evidence(voter.backend) for voter in voters]
+        return pooled.chances(self.belief, said, seen, self.parts.market.curves.votes_of)
+
+    def chances_of(self, answers: Sequence[Candidate]) -> list[float]:
+        """Chance that each of some new, plain samples is right, all of them seen."""
+        belief = self.belief.after(self._evidence(answer, PLAIN) for answer in {answer.text: answer for answer in answers}.values())
+        return [float(belief.weights @ belief.right_by_node(self._evidence(answer, PLAIN))) for answer in answers]
+
     def least_usd(self, row: Considered) -> float:
         """The smallest ceiling under which a plan would have been run: what the policy reckons with, and what a call needs."""
-        call_usd = self.run.least_usd(row.plan.backend, self.request, row.plan.verifier)
+        call_usd = min(self.run.least_usd(name, self.request, row.plan.verifier) for name in row.plan.backends)
         return self.run.spent_usd + max(row.cost_q95_usd, call_usd)
 
-    def lost(self, backend: str, error: BackendError) -> None:
-        """A backend failed: it is not asked again for this request."""
+    def lost(self, plan: Plan, error: BackendError) -> None:
+        """The backend of a plan failed, or all of them: it is not asked again for this request."""
         self.backend_error = error
-        self.down.add(backend)
-        self.run.degraded.add(f"backend:{backend}")
+        self.run.degraded |= {f"backend:{name}" for name in plan.backends}
         self.fallback = self.kept = None
 
     def _conclude(self, action: Action) -> None:

@@ -27,7 +27,7 @@ from difficulty.errors import ProbeUnavailable
 from policies.decide import decide, next_draws
 from policies.facts import Considered, NothingToRun
 from policies.pacing import Pace
-from policies.plans import BestOfN, Plan, Single, TreeSearch
+from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 from policies.policy import needs
 from router.answer_cache import AnswerCache, repeated, whole
 from router.earlier import EarlierWork
@@ -157,7 +157,7 @@ class Router:
         """The request with the conversation that it goes on from, and with the backend that it must stay with."""
         job = self._open(await self.threads.continued(ask))
         backend = await self.threads.backend_of(job.ask)
-        if backend in {plan.backend for plan in job.policy.all_plans}:
+        if any(backend in plan.backends for plan in job.policy.all_plans):
             job.kept = Single(backend=backend)
         return job
 
@@ -219,7 +219,7 @@ class Router:
             goes_on = await self._act(job, plan, live=job.sink is not None and self._will_be_final(job, plan))
             if job.wordless:
                 job.run.truncated_by = None
-                goes_on = await self._act(job, Single(backend=plan.backend), live=True)
+                goes_on = await self._act(job, Single(backend=plan.backends[0]), live=True)
             if not goes_on or (job.single_only and job.best is not None):
                 return
         while (plan := job.filling()) is not None and await self._act(job, plan, live=False):
@@ -257,7 +257,7 @@ class Router:
                 action.error = f"{limit.cause} limit"
             except BackendError as error:
                 action.error = type(error).__name__
-                job.lost(plan.backend, error)
+                job.lost(plan, error)
         await _progress(job, f"{plan.key}: {action.answers} answers, right with chance {action.chance:.2f}, ${action.cost_usd:.6f}")
         if job.wordless and not live:
             return True
@@ -274,7 +274,7 @@ class Router:
         """Whether the answer of this plan will be the outcome whatever it says, so that it may be streamed while it comes."""
         if isinstance(plan, Single) and job.single_only:
             return True
-        if job.several or (plan.verifier is not None and not isinstance(plan, TreeSearch)) or isinstance(plan, BestOfN):
+        if job.several or (plan.verifier is not None and not isinstance(plan, TreeSearch)) or isinstance(plan, BestOfN | Ensemble):
             return False
         if isinstance(plan, TreeSearch) and (job.best is not None or job.form):
             return False
@@ -376,9 +376,9 @@ def _check_allowed(job: Job, name: str) -> None:
     key, plan = job.ask.purse.key, job.ask.plan
     if not key.may_name(name):
         raise Forbidden(f"this key may not use model '{name}'; {have_instead(name, key.models or ())}", param="model")
-    if plan is not None and plan.backend in job.barred:
-        raise Forbidden(f"this key may not use backend '{plan.backend}'", param="outlay.plan")
-    if all(plan.backend in job.barred for plan in job.policy.all_plans):
+    if barred := next((name for name in plan.backends if name in job.barred), None) if plan else None:
+        raise Forbidden(f"this key may not use backend '{barred}'", param="outlay.plan")
+    if all(job.barred.intersection(plan.backends) for plan in job.policy.all_plans):
         raise Forbidden(f"this key may use no backend of '{name}'", param="model")
 
 

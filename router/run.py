@@ -36,6 +36,9 @@ NO_END = 10**9
 CUTS = 3
 """How often a call is cut down to what its key has left, while others spend of it too."""
 
+Weigh = Callable[[Sequence[str], Sequence[Candidate]], Mapping[str, float]]
+"""What a vote says: what each voter says, and the voters -> by answer, the chance that it is right."""
+
 Failure = OutOfBudget | BackendError
 """Why answers were asked for and none came."""
 
@@ -87,6 +90,9 @@ class Run:
     """By backend: output tokens that an answer rarely exceeds; below it no answer is started."""
     next_draws: Callable[[Sequence[Candidate]], int] = lambda pool: NO_END
     """How many answers to draw next, after those so far, 0 to end: the policy's word, asked by strategies before each batch."""
+    chances: Callable[[Sequence[Candidate]], Sequence[float]] = lambda answers: [answer.score or 0.0 for answer in answers]
+    """How likely answers are to be right, by whose they are and by their scores."""
+    weigh: Weigh = lambda said, voters: {answer: said.count(answer) / len(said) for answer in said}
     fault: Callable[[Choice], str] = lambda choice: ""
     """Why an answer has not the form that the request asks for; empty if it has."""
     sink: Callable[[Delta], Awaitable[None]] | None = None
@@ -148,10 +154,16 @@ class Run:
         self.pool.extend(candidates)
 
     def worst(self, plan: Plan, request: ChatRequest) -> Cost:
-        """What one call of a plan for `request` costs at worst."""
-        terms = self._terms(plan.backend, request, plan.verifier)
-        cost = terms.cost(request.n, terms.longest)
-        return Cost(min(cost.usd, self.limits.cost_usd), cost.tokens)
+        """What the first call of a plan for `request` costs at worst: one to each backend that is asked at once."""
+        terms = [self._terms(name, request, plan.verifier) for name in plan.backends]
+        costs = [each.cost(request.n, each.longest) for each in terms]
+        return Cost(min(sum(cost.usd for cost in costs), self.limits.cost_usd), sum(cost.tokens for cost in costs))
+
+    @property
+    def down(self) -> frozenset[str]:
+        """Backends and verifiers that failed."""
+        marks = (mark.partition(":") for mark in self.degraded)
+        return frozenset(name for kind, _, name in marks if kind in ("backend", "verifier"))
 
     def features(self, backend: str) -> Features:
         """What the backend can do."""

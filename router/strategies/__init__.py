@@ -12,6 +12,7 @@ from adapters.types import ChatRequest
 from router.candidates import Candidate
 from router.run import Run
 from router.strategies.best_of_n import best_of_n
+from router.strategies.ensemble import ensemble
 from router.strategies.revise import revise
 from router.strategies.single import single
 from router.strategies.tree_search import tree_search
@@ -24,4 +25,5 @@ STRATEGIES: dict[str, Strategy] = {
     "revise": revise,
     "best_of_n": best_of_n,
     "tree_search": tree_search,
+    "ensemble": ensemble,
 }

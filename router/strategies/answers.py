@@ -6,14 +6,12 @@ from collections.abc import Awaitable, Sequence
 
 from adapters.errors import BackendError
 from adapters.types import ChatRequest, Choice
-from policies.plans import BestOfN, Revise, Single, TreeSearch
+from policies.plans import Source
 from router.candidates import Candidate, best
 from router.run import OutOfBudget, Run, Scored
 
-Spec = Single | Revise | BestOfN | TreeSearch
 
-
-async def buy(spec: Spec, request: ChatRequest, run: Run, *, asked: ChatRequest | None = None, live: bool = False) -> list[Candidate]:
+async def buy(spec: Source, request: ChatRequest, run: Run, *, asked: ChatRequest | None = None, live: bool = False) -> list[Candidate]:
     """`request.n` answers, or as many as there are to be had, scored and offered.
 
     `asked` is what the verifier is told that they answer, where that is not `request` itself.
@@ -22,7 +20,7 @@ async def buy(spec: Spec, request: ChatRequest, run: Run, *, asked: ChatRequest 
     return await appraise(spec, asked or request, run, choices)
 
 
-async def appraise(spec: Spec, request: ChatRequest, run: Run, choices: Sequence[Choice], *, blind: bool = False) -> list[Candidate]:
+async def appraise(spec: Source, request: ChatRequest, run: Run, choices: Sequence[Choice], *, blind: bool = False) -> list[Candidate]:
     """The answers as candidates, scored (unless `blind`) if the plan names a verifier. Offered even if the scoring is cancelled."""
     scored = [Scored() for _ in choices]
     try:
@@ -34,7 +32,7 @@ async def appraise(spec: Spec, request: ChatRequest, run: Run, choices: Sequence
     return candidates
 
 
-def candidate(spec: Spec, choice: Choice, scored: Scored, run: Run) -> Candidate:
+def candidate(spec: Source, choice: Choice, scored: Scored, run: Run) -> Candidate:
     """An answer of this plan with what its verifier said, and what the form that the request asks for says."""
     verifier = None if scored.score is None else spec.verifier
     return Candidate(
@@ -42,7 +40,7 @@ def candidate(spec: Spec, choice: Choice, scored: Scored, run: Run) -> Candidate
     )
 
 
-async def more(spec: Spec, run: Run, had: Sequence[Candidate], buying: Awaitable[list[Candidate]]) -> list[Candidate]:
+async def more(spec: Source, run: Run, had: Sequence[Candidate], buying: Awaitable[list[Candidate]]) -> list[Candidate]:
     """What `buying` brings; nothing where a limit or the backend forbids it, but there are answers to fall back on."""
     try:
         return await buying
@@ -59,6 +57,12 @@ def top(candidates: Sequence[Candidate]) -> Candidate:
     chosen = best(candidates)
     assert chosen is not None, "a strategy that has no answer raises why"
     return chosen
+
+
+def whole(drawn: Sequence[Candidate]) -> list[Candidate]:
+    """Who may vote: those that were not cut off and have the form asked for, where there are any."""
+    uncut = [c for c in drawn if c.choice.finish_reason != "cancelled"] or list(drawn)
+    return [c for c in uncut if not c.fault] or uncut
 
 
 def warm(temperature: float | None, request: ChatRequest) -> float | None:

@@ -15,7 +15,7 @@ from difficulty.votes import Tally
 from policies.plans import BestOfN
 from router.candidates import Candidate
 from router.run import Run
-from router.strategies.answers import buy, more, top, warm
+from router.strategies.answers import buy, more, top, warm, whole
 
 
 async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
@@ -35,7 +35,7 @@ async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
 
 def tally(spec: BestOfN, drawn: Sequence[Candidate]) -> Tally:
     """How the vote stands, one voice to a sample."""
-    counts = sorted((len(vote.voters) for vote in _tally(spec, _whole(drawn))), reverse=True)
+    counts = sorted((len(vote.voters) for vote in _tally(spec, whole(drawn))), reverse=True)
     return Tally(counts[0], counts[1] if counts[1:] else 0, sum(counts))
 
 
@@ -47,19 +47,13 @@ def _batch(spec: BestOfN, request: ChatRequest, asked: int, n: int) -> ChatReque
 
 def choose(spec: BestOfN, drawn: Sequence[Candidate]) -> Candidate:
     """By the plan's way to select. Where nothing was scored, by majority, whatever the plan says: it is all there is to go by."""
-    whole = _whole(drawn)
-    if spec.select == "best" and any(c.score is not None for c in whole):
-        return top(whole)
-    votes = _tally(spec, whole)
+    voters = whole(drawn)
+    if spec.select == "best" and any(c.score is not None for c in voters):
+        return top(voters)
+    votes = _tally(spec, voters)
     winner = max(votes, key=lambda vote: (vote.weight, top(vote.voters).score or 0.0))
     total = sum(vote.weight for vote in votes)
     return replace(top(winner.voters), votes=winner.weight / total if total else 0.0)
-
-
-def _whole(drawn: Sequence[Candidate]) -> list[Candidate]:
-    """Who may vote: those that were not cut off and have the form asked for, where there are any."""
-    whole = [c for c in drawn if c.choice.finish_reason != "cancelled"] or list(drawn)
-    return [c for c in whole if not c.fault] or whole
 
 
 @dataclass(slots=True)
