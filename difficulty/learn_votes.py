@@ -6,8 +6,10 @@ A log of nested samples is worth many votes: the samples of a prompt in any orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ ORDERS = 10
 """Orders in which the samples of a prompt are voted on."""
 CONTESTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
 PRIOR_PROMPTS = 5.0
-"""Prompts that the default gain counts for."""
+"""Prompts that the default gain, and the default agreement, count for."""
 RIDGE = 1e-3
 
 
@@ -167,3 +169,18 @@ def _fitted(x: Array, right: Array, weight: Array) -> tuple[float, ...]:
         return float(value), -x.T @ (w * (right - expit(z))) + RIDGE * beta
 
     return tuple(float(b) for b in minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x)
+
+
+def fit_agreement(prompts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, float]:
+    """`Votes.agree` of every backend that shares prompts with another, from the wrong answers by backend to each prompt.
+
+    All pairs of backends that were wrong on a prompt weigh the same, however often each was.
+    """
+    agreed, pairs = defaultdict[str, float](float), Counter[str]()
+    for wrong in ({name: Counter(said) for name, said in prompt.items() if said} for prompt in prompts):
+        for one, other in permutations(wrong, 2):
+            same = sum(n * wrong[other][answer] for answer, n in wrong[one].items())
+            agreed[one] += same / wrong[one].total() / wrong[other].total()
+            pairs[one] += 1
+    prior = PRIOR_PROMPTS * Votes().agree
+    return {name: (agreed[name] + prior) / (n + PRIOR_PROMPTS) for name, n in pairs.items()}

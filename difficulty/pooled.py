@@ -1,41 +1,46 @@
 """What a vote among several backends says: which answer is likeliest right, and how good such a vote is expected to be. Pure.
 
 Given the latent difficulty each voter is right with its own chance p (and its score, where there is one, is that of a right or a wrong
-answer), and a wrong one names one of `WRONG` wrong answers. That makes log(p * WRONG / (1 - p)) the weight of a vote, so that a vote of a
-strong backend outweighs several of weak ones. Source: Nitzan & Paroush 1982, "Optimal decision rules in uncertain dichotomous choice
-situations", there for two answers. Samples of one backend repeat each other: n of them count as the 1 + slope * log n that a majority of
-n is worth in its log (`votes.Votes.slope`). On recorded votes that halves the log loss of the chances (`python -m benchmarks.ensemble`).
+answer), and a wrong one names any wrong answer with the chance `agree` that two backends' wrong answers are the same (`votes.Votes`).
+That makes log(p / ((1 - p) * agree)) the weight of a vote, so that one of a strong backend outweighs several of weak ones. Source: Nitzan
+& Paroush 1982, "Optimal decision rules in uncertain dichotomous choice situations", there for two answers. Samples of one backend repeat
+each other: n of them count as the 1 + slope * log n that a majority of n is worth in its log. What either is worth on recorded votes:
+`python -m benchmarks.ensemble`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
 from math import log
 
 import numpy as np
+from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief, Channel, Evidence, logit, sigmoid
 from difficulty.votes import Votes
 
-WRONG = 3
-"""Wrong answers that a prompt is taken to have, all alike."""
+Ints = NDArray[np.int64]
+RIGHT, JOINS, APART = range(3)
+"""What a voice may say: what is right, what the heaviest wrong voice says, or something else."""
 
 
 def chances(belief: Belief, said: Sequence[str], voters: Sequence[Evidence], votes_of: Callable[[str], Votes]) -> dict[str, float]:
     """Chance that each answer is right, by what each voter said; that of none of them is what they lack of 1."""
     drawn = Counter(voter.backend for voter in voters)
     share = {name: (1 + max(votes_of(name).slope, 0.0) * log(n)) / n for name, n in drawn.items()}
+    agree = {name: votes_of(name).agree for name in drawn}
     answers = dict.fromkeys(said, np.zeros_like(belief.weights))
     all_wrong = np.zeros_like(belief.weights)
     for answer, voter in zip(said, voters, strict=True):
         right, wrong = (share[voter.backend] * np.log(np.maximum(each, 1e-300)) for each in belief.joint(voter))
-        wrong = wrong - share[voter.backend] * log(WRONG)
+        wrong = wrong + share[voter.backend] * log(agree[voter.backend])
         all_wrong = all_wrong + wrong
         answers[answer] = answers[answer] + right - wrong
-    unsaid = max(WRONG + 1 - len(answers), 0)
-    rows = np.stack([*answers.values(), np.full_like(all_wrong, log(unsaid) if unsaid else -np.inf)]) + all_wrong
+    unsaid = 1 + len(agree) / sum(agree.values()) - len(answers)  # of the answers that there are, those that nobody gave
+    rows = np.stack([*answers.values(), np.full_like(all_wrong, log(unsaid) if unsaid > 0 else -np.inf)]) + all_wrong
     mass = np.exp(rows - rows.max()) @ belief.weights
     return dict(zip(answers, (mass / mass.sum()).tolist(), strict=False))
 
@@ -43,27 +48,34 @@ def chances(belief: Belief, said: Sequence[str], voters: Sequence[Evidence], vot
 def vote(belief: Belief, members: Mapping[str, int], votes_of: Callable[[str], Votes], *, weighted: bool) -> Array:
     """Chance at each node that a vote of so many samples by backend is right, shape [J].
 
-    A backend is taken for one voice, its own majority, which weighs as that majority is likely to be right (in a plain vote, as it has
-    samples). So two of different weight are worth what the heavier one is: how sure each of them is only shows once they have voted.
+    A backend is taken for one voice, its own majority, which weighs as that majority is likely to be right; in a plain vote it weighs as
+    it has samples, and a tie goes to the likelier. So two are worth what the heavier one is: how sure they are shows once they speak.
     """
     voices = [_majority(belief.logits[name], votes_of(name), n) for name, n in members.items()]
-    likely = [max(float(logit(belief.weights @ p)) + log(WRONG), 0.0) for p in voices]
-    weights = likely if weighted else list(members.values())
-    right = np.zeros_like(belief.weights)
-    for outcome in product((True, False), repeat=len(voices)):
-        chance = np.prod([p if is_right else 1 - p for p, is_right in zip(voices, outcome, strict=True)], axis=0)
-        right += chance * _carries(weights, outcome)
-    return right
+    agree = np.array([votes_of(name).agree for name in members])
+    likely = np.maximum([float(logit(belief.weights @ p)) for p in voices] - np.log(agree), 0.0)
+    weights = likely if weighted else np.array(list(members.values())) + 1e-6 * likely
+    outcomes = _outcomes(len(voices))
+    chance = np.ones((len(outcomes), len(belief.weights)))
+    for voice, p, a in zip(outcomes.T, voices, agree, strict=True):
+        chance *= np.stack([p, (1 - p) * a, (1 - p) * (1 - a)])[voice]
+    return np.asarray(_carried(outcomes, weights) @ chance)
 
 
-def _carries(weights: Sequence[float], right: Sequence[bool]) -> float:
-    """Chance that the right voices outweigh the wrong ones, which all agree or all differ. Of a tie the heaviest's first."""
-    pro = sum(w for w, is_right in zip(weights, right, strict=True) if is_right)
-    contra = [w for w, is_right in zip(weights, right, strict=True) if not is_right]
-    agree = WRONG ** -(len(contra) - 1.0) if contra else 1.0
-    first = bool(right[int(np.argmax(weights))])
-    against = ((sum(contra), agree), (max(contra, default=0.0), 1 - agree))
-    return sum(share for weight, share in against if pro > weight or (pro == weight and pro and first))
+@lru_cache(maxsize=8)
+def _outcomes(voices: int) -> Ints:
+    """All that so many voices may say, one outcome a row, shape [3^voices, voices]."""
+    return np.array(list(product((RIGHT, JOINS, APART), repeat=voices)))
+
+
+def _carried(outcomes: Ints, weights: Array) -> Array:
+    """1 for each outcome in which the right voices outweigh the heaviest wrong one and all who join it. A tie is the heaviest voice's."""
+    right, contra = outcomes == RIGHT, np.where(outcomes == RIGHT, 0.0, weights)
+    joined = np.where(outcomes == JOINS, weights, 0.0)
+    joined[np.arange(len(outcomes)), contra.argmax(axis=1)] = contra.max(axis=1)
+    lead = right @ weights - joined.sum(axis=1)
+    won = np.where(np.abs(lead) < 1e-12, right[:, weights.argmax()], lead > 0)
+    return np.asarray(won, dtype=np.float64)
 
 
 def _majority(logits: Array, votes: Votes, n: int) -> Array:

@@ -64,6 +64,8 @@ class Votes:
     shift: float = 0.47
     slope: float = 0.29
     """A majority of n is right as a sample is whose logit is shift * log n + (1 + slope * log n) * its own."""
+    agree: float = 0.5
+    """Chance that a wrong answer is the one that another backend's wrong answer names (`difficulty/pooled.py`)."""
 
     def right(self, tally: Tally) -> float:
         """Chance that the leader is right, on a prompt like those of the log."""

@@ -63,7 +63,7 @@ class Facts:
     cost_multiplier: float = 1.0
     """What a dollar costs at the moment, in dollars: above 1 where a budget over time is scarce."""
     done: frozenset[str] = frozenset()
-    """Keys of the plans that were run."""
+    """Keys of the plans that were run, or that those leave nothing to."""
     down: frozenset[str] = frozenset()
     """Backends and verifiers that failed during this request or are known to be down."""
     read: frozenset[str] = frozenset()

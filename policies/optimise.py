@@ -226,7 +226,7 @@ class Optimisation:
 
     def _may_follow(self, first: Prospect, other: Prospect) -> bool:
         both = [a + b for a, b in zip(first.way.worst, other.way.worst, strict=True)]
-        return other.way.plan.key != first.way.plan.key and not over_limits(self.facts, both[0], both[1])
+        return other.way.plan.key not in first.way.plan.covers and not over_limits(self.facts, both[0], both[1])
 
     def _beats(self, first: Prospect, then: Sequel, best: Sequel) -> bool:
         one, two = (self._rank(first.quality + each.quality, self._net(each)) for each in (then, best))

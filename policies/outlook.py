@@ -168,8 +168,9 @@ def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, d
 
 
 def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Market) -> Outline:
+    """One stage: a vote, which a plain majority is also beside a verifier; else the best by the verifier."""
     (stage,), votes = rows, Votes()
-    if plan.verifier is None:
+    if plan.verifier is None or plan.select == "majority":
         pooled = vote(belief, dict(stage.parts), market.curves.votes_of, weighted=plan.select == "weighted")
         return Outline(plan, rows, (), votes, pooled=pooled)
     right, any_ = [], []

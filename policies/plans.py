@@ -48,6 +48,11 @@ class PlanBase(Frozen):
         return (self.backend,)  # type: ignore[attr-defined]
 
     @property
+    def covers(self) -> tuple[str, ...]:
+        """Names of the plans that add nothing once it was run: its own."""
+        return (self.key,)
+
+    @property
     def _head(self) -> tuple[str, ...]:
         """What its name begins with."""
         return self.backends
@@ -143,7 +148,7 @@ class Ensemble(PlanBase):
 
     kind: Literal["ensemble"] = "ensemble"
     members: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
-        min_length=2, max_length=8, description="by backend: its samples, such as {small: 4, large: 1}"
+        min_length=2, max_length=6, description="by backend: its samples, such as {small: 4, large: 1}"
     )
     select: Literal["best", "majority", "weighted"] = "weighted"
     verifier: str | None = None
@@ -163,6 +168,11 @@ class Ensemble(PlanBase):
     def backends(self) -> tuple[str, ...]:
         """All that it draws from, each once."""
         return tuple(self.members)
+
+    @cached_property
+    def covers(self) -> tuple[str, ...]:
+        """Names of the plans that add nothing once it was run: its own, and one unscored answer of a backend that was heard already."""
+        return self.key, *(Single(backend=name).key for name in self.members)
 
     @property
     def _head(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from difficulty.errors import FitError
 from difficulty.fit import FittedProbe
 from difficulty.labels import Labelled
 from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
-from difficulty.learn_votes import Sampled, fit_votes
+from difficulty.learn_votes import Sampled, fit_agreement, fit_votes
 from difficulty.votes import Votes
 from policies.facts import Facts, Market
 from policies.forecast import stages
@@ -108,14 +108,18 @@ class CurveFit:
         return fit_tempering({name: x[whole] for name, x in logits.items()}, joint, right, draws)
 
     def _votes(self) -> dict[str, Votes]:
-        """Of every backend with several samples a prompt; answers are compared as its plans compare them."""
-        found = {}
+        """Of every backend with several samples a prompt, or with others beside it; answers are compared as its plans compare them."""
+        found, wrong = {}, [dict[str, list[str]]() for _ in self.rows]
         for name in self.features:
             pattern = next((plan.answer for plan in self.plans if isinstance(plan, BestOfN | Ensemble) and name in plan.backends), None)
-            prompts = [_sampled(trace["answers"], pattern) for trace in self._samples(name) if len(trace["answers"]) > 1]
+            traces = list(self._samples(name))
+            prompts = [_sampled(trace["answers"], pattern) for trace in traces if len(trace["answers"]) > 1]
             if len(prompts) >= LEAST:
                 found[name] = fit_votes(prompts)
-        return found
+            for said, trace in zip(wrong, traces, strict=True):
+                said[name] = [normalise(answer["text"], pattern) for answer in trace["answers"] if not answer["correct"]]
+        agree = fit_agreement(wrong) if len(wrong) >= LEAST else {}
+        return {name: replace(found.get(name, Votes()), agree=agree.get(name, Votes().agree)) for name in found.keys() | agree.keys()}
 
     def _calls(self, kind: str, n: int | None = None) -> dict[str, list[Sequence[Any]]]:
         """Calls of a kind by target (for `n` answers): [kind, target, n, input tokens, output tokens, seconds, cached tokens]."""

@@ -269,7 +269,7 @@ class Job:
             first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
-            done=frozenset(a.plan.key for a in self.actions) | {a.plan.key for a in self.recalled if a.exhausted},
+            done=frozenset(key for a in self.actions for key in a.plan.covers) | {a.plan.key for a in self.recalled if a.exhausted},
             down=self.run.down,
             read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
             barred=self.barred,

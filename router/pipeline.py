@@ -219,7 +219,8 @@ class Router:
             goes_on = await self._act(job, plan, live=job.sink is not None and self._will_be_final(job, plan))
             if job.wordless:
                 job.run.truncated_by = None
-                goes_on = await self._act(job, Single(backend=plan.backends[0]), live=True)
+                backend = next((name for name in plan.backends if name not in job.run.down), plan.backends[0])
+                goes_on = await self._act(job, Single(backend=backend), live=True)
             if not goes_on or (job.single_only and job.best is not None):
                 return
         while (plan := job.filling()) is not None and await self._act(job, plan, live=False):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.facts import Market
-from policies.plans import BestOfN
+from policies.plans import BestOfN, Ensemble
 from router.fit import LEAST, CurveFit
 
 
@@ -34,3 +34,16 @@ def test_the_pattern_of_the_plan_says_what_agrees() -> None:
 def test_a_log_that_is_too_short_teaches_nothing_of_votes() -> None:
     """Below the least number of prompts the defaults stand."""
     assert votes_of(LEAST - 1, None) == {}
+
+
+def test_how_often_wrong_answers_agree_is_learned_across_backends() -> None:
+    """Two backends that make the same mistakes, by the pattern of the ensemble that has them; where they differ, less."""
+    names = ("small", "large")
+    wrong = {name: [{"text": f"{name}: 6. So x=7", "correct": 0.0}] for name in names}
+    rows = [{"traces": [{"plan": f"sample({name})", "answers": wrong[name], "calls": []} for name in names]}] * 2 * LEAST
+    features = {name: np.zeros(len(rows)) for name in names}
+    by_pattern, by_text = (
+        CurveFit(rows, features, Market(), [Ensemble(members={"small": 1, "large": 1}, answer=pattern)])._votes()
+        for pattern in (r"x=(\d)", r"^(\w+)")
+    )
+    assert by_pattern["small"].agree == by_pattern["large"].agree > 0.9 > 0.1 > by_text["small"].agree
