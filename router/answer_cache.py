@@ -32,13 +32,16 @@ class AnswerCache:
     def __init__(self, cache: Cache | None, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
         self.cache, self.ttl_s, self.clock = cache, ttl_s, clock
 
-    def key(self, job: Job) -> str:
-        """Sixty-four hex digits that change with anything that changes the answer; empty where no cache would be asked."""
+    def key(self, job: Job, text: str | None = None) -> str:
+        """Sixty-four hex digits that change with anything that changes the answer; empty where no cache would be asked.
+
+        With a text: those of the same request with this text as its last message.
+        """
         if self.cache is None:
             return ""
         ask = job.ask
         limits = (ask.purse.key.limits.model_dump(), ask.max_cost_usd, ask.deadline_s, ask.min_quality)
-        said = [FORMAT, *common(job), job.policy_name, job.digest, *limits, ask.plan.key if ask.plan else None]
+        said = [FORMAT, *common(job, text), job.policy_name, job.digest, *limits, ask.plan.key if ask.plan else None]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
     async def get(self, key: str, job: Job) -> Outcome | None:
@@ -70,10 +73,12 @@ class AnswerCache:
             await self.cache.set(key, value, self.ttl_s if control.ttl_s is None else control.ttl_s)
 
 
-def common(job: Job) -> list[Any]:
+def common(job: Job, text: str | None = None) -> list[Any]:
     """What every key of a request holds: whose it is, what they may not buy, the namespace, all of the request, its tags."""
-    ask = job.ask
-    return [ask.purse.owner, sorted(job.barred), ask.cache.namespace, asdict(ask.request), sorted(ask.tags.items())]
+    ask, request = job.ask, job.request
+    if text is not None:
+        request = request.but(messages=(*request.messages[:-1], {**request.messages[-1], "content": text}))
+    return [ask.purse.owner, sorted(job.barred), ask.cache.namespace, asdict(request), sorted(ask.tags.items())]
 
 
 def whole(outcome: Outcome) -> bool:

@@ -33,6 +33,7 @@ from router.options import FeedbackOptions, LogOptions, ProbeOptions, ShadowOpti
 from router.parts import Estimator, Parts
 from router.pipeline import Router
 from router.shadow import Compared, Shadow
+from router.similar import open_similar
 from router.tracing import Tracing
 from router.watch import Watch
 
@@ -82,6 +83,7 @@ def parts(config: Config, before: Before | None = None) -> Parts:
         when_unavailable=config.probe.when_unavailable,
         cache=had.cache if had and same_cache else build_cache(config.cache.url) if config.cache else None,
         cache_ttl_s=config.cache.ttl_s if config.cache else 0.0,
+        semantic=had.semantic if had and same_cache else open_similar(config.cache) if config.cache else None,
         tallies=had.tallies if had and same_budgets else build_tallies(config.budgets.url),
         sessions=config.sessions,
         baseline=config.baseline,

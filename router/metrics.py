@@ -165,6 +165,8 @@ def _of_parts(parts: Parts) -> Iterator[Sample]:
         yield "outlay_probe_estimates_total", "Estimates, by what became of them", {"outcome": outcome}, count
     if (waiting := getattr(probe, "waiting", None)) is not None:
         yield "outlay_probe_queue", "Prompts that wait for the probe", {}, waiting
+    for outcome, count in parts.semantic.counts.items() if parts.semantic else ():
+        yield "outlay_semantic_cache_total", "Looks for a question that asks the same, by what came of them", {"outcome": outcome}, count
     for name, backend in parts.backends.items():
         for deployment, state in _states_of(backend):
             yield "outlay_deployment_state", "1 for the state that it is in", {"backend": name, "deployment": deployment, "state": state}, 1

@@ -94,11 +94,29 @@ class KeysOptions(Frozen):
     wait_s: float = Field(5, ge=0, description="a request waits so long for others of its key, where only what they hold is in its way")
 
 
+class SemanticOptions(Frozen):
+    """When the answer to one question may go out for another that asks the same in other words."""
+
+    encoder: str = Field(
+        "onnx:sentence-transformers/all-MiniLM-L6-v2", min_length=1, description="reads the questions; another one needs a threshold"
+    )
+    max_false_hits: float = Field(
+        0.01, gt=0, lt=1, description="share of the questions that only look the same which may be taken for it: see docs/caches.md"
+    )
+    threshold: float | None = Field(None, gt=0, le=1, description="the similarity that is enough; unset: as max_false_hits has it")
+    max_entries: int = Field(10_000, ge=1, description="questions kept in this process, and in each stream in Redis")
+    ttl_s: float | None = Field(None, gt=0, description="how old an answer may be; unset: as old as the cache keeps it")
+    timeout_s: float = Field(0.1, gt=0, description="a look takes no longer; past it, it is a miss")
+    queue: int = Field(64, ge=1, description="questions that wait for the encoder; past it a look is a miss")
+    threads: int = Field(1, ge=1, description="of the encoder")
+
+
 class CacheOptions(Frozen):
     """Where answers are kept for requests that are equal in all that matters."""
 
     url: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
     ttl_s: float = Field(3600, gt=0)
+    semantic: SemanticOptions | None = Field(None, description="unset: only equal requests share answers")
 
 
 class LogOptions(Frozen):

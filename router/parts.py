@@ -19,6 +19,7 @@ from policies.facts import Market
 from policies.plans import Single
 from policies.policy import Policy, Rule, Rules, When
 from router.options import SessionOptions
+from router.similar import Similar
 
 
 class Estimator(Protocol):
@@ -48,6 +49,8 @@ class Parts:
     """Backend that answers where the probe is down; None: the heuristic's estimate decides."""
     cache: Cache | None = None
     cache_ttl_s: float = 3600.0
+    semantic: Similar | None = None
+    """By what one question is taken for another; None: never."""
     tallies: Tallies = field(default_factory=MemoryTallies)
     """Where budgets over time are counted."""
     accepted: Mapping[str, Accepted] = field(default_factory=dict)
@@ -86,17 +89,18 @@ class Parts:
         parts: list[tuple[str, object]] = [(f"backend:{name}", part) for name, part in self.backends.items()]
         parts += [(f"verifier:{name}", part) for name, part in self.verifiers.items()]
         parts += [("probe", self.probe)] if self.probe else []
+        parts += [("cache:semantic", self.semantic)] if self.semantic else []
         return {name: await _state(part) for name, part in parts}
 
     async def load(self) -> None:
         """Load what is loaded at start-up rather than at the first request (local models, the probe's encoder)."""
-        for part in (*self.backends.values(), *self.verifiers.values(), self.probe):
+        for part in (*self.backends.values(), *self.verifiers.values(), self.probe, self.semantic):
             if (load := getattr(part, "load", None)) is not None:
                 await load()
 
     def owned(self) -> list[Any]:
         """All that is to be released at the end."""
-        parts = (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache, self.tallies)
+        parts = (*self.backends.values(), *self.verifiers.values(), self.probe, self.cache, self.semantic, self.tallies)
         return [part for part in parts if part is not None]
 
     async def aclose(self, keep: Sequence[object] = ()) -> None:

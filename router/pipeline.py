@@ -1,6 +1,6 @@
 """The way of one request. Read this file first.
 
-    open -> reserve -> cache, or an equal request under way -> pace -> estimate
+    open -> reserve -> cache, or an equal request under way, or one that asks the same -> pace -> estimate
          -> recall -> [ decide -> run the plan -> update the belief ]* -> pace -> record -> render -> cache -> settle
 
 The probe estimates (`difficulty`), the policy decides (`policies`), a strategy runs (`router/strategies`) and spends through a `Run`.
@@ -55,6 +55,7 @@ from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
+from router.semantic import SemanticCache
 from router.shadow_policies import shown as shown_beside
 from router.splits import assigned, shown
 from router.strategies import STRATEGIES, Strategy
@@ -83,6 +84,7 @@ class Router:
     ) -> None:
         self.parts, self.strategies, self.clock = parts, strategies, clock
         self.cache = AnswerCache(parts.cache, parts.cache_ttl_s)
+        self.semantic = SemanticCache(self.cache, parts.semantic)
         self.earlier = EarlierWork(parts.cache, parts.cache_ttl_s)
         self.flights = Flights(parts.cache)
         self.pacer = Pacer(parts.tallies)
@@ -111,9 +113,11 @@ class Router:
             async with self.flights.turn(key, job, lambda: self.cache.get(key, job)) as turn:
                 if turn.theirs is not None:
                     return await self._sent(job, repeated(turn.theirs, job))
-                outcome = await self._bought(job)
-                await self.cache.put(key, job, outcome)
-                await self.earlier.keep(job)
+                outcome = await self.semantic.get(job) or await self._bought(job)
+                if not outcome.cached:
+                    await self.cache.put(key, job, outcome)
+                    await self.earlier.keep(job)
+                    self.semantic.keep(job, outcome)
                 turn.mine = outcome if whole(outcome) else None
             return await self._sent(job, outcome)
 
@@ -349,6 +353,7 @@ class Router:
     async def aclose(self, keep: Sequence[object] = ()) -> None:
         """End what goes on beside requests; release backends, verifiers, probe and cache. Not what is to be kept."""
         await self.online.aclose(keep)
+        await self.semantic.kept()
         await self.parts.aclose(keep)
 
 

@@ -212,7 +212,7 @@ def headers(ask: Ask, outcome: Outcome) -> dict[str, str]:
         "model": outcome.model,
         "cost-usd": f"{outcome.cost_usd:.8f}",
         "overhead-ms": str(_ms(outcome.overhead_s)),
-        "cache": "hit" if outcome.cached else "miss",
+        "cache": "miss" if not outcome.cached else "semantic" if "similarity" in outcome.decision else "hit",
         "attempted-fallbacks": str(_attempts(outcome, "fallback") + sum(name.startswith("backend:") for name in outcome.degraded)),
         "truncated-by": outcome.truncated_by,
         "degraded": ",".join(outcome.degraded),
