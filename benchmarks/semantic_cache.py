@@ -32,7 +32,7 @@ THRESHOLDS = [round(0.5 + 0.01 * i, 2) for i in range(50)]
 RATES = (0.01, 0.02, 0.05)
 USUAL, CAREFUL = 0.9, 0.97
 """Of a plain cosine: thresholds that semantic caches are run with, and above those."""
-TASKS, PUZZLES = 320, 360
+TASKS, PUZZLES = 600, 400
 SAME = "same"
 Random = random.Random
 
