@@ -9,7 +9,6 @@ Tokens are the provider's, else estimated. A call whose answer nobody waited for
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +18,7 @@ import aiohttp
 from pydantic import Field, SecretStr, field_validator
 
 from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
+from adapters.fast_json import dumps, loads
 from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, retry_after_s, with_usage
 from adapters.options import RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
@@ -145,7 +145,7 @@ class OpenAIBackend:
         session, accepted = self._session(), False
         call.input_tokens, call.estimated = self.count_tokens(request), True
         try:
-            async with session.post(self._url, data=json.dumps(body).encode(), allow_redirects=False, headers=trace_headers()) as response:
+            async with session.post(self._url, data=dumps(body), allow_redirects=False, headers=trace_headers()) as response:
                 if response.status != 200:
                     _free(call)
                     raise await self._failure(response)
@@ -165,7 +165,7 @@ class OpenAIBackend:
     async def _json(self, response: aiohttp.ClientResponse) -> Any:
         body = await self._read(response)
         try:
-            return json.loads(body)
+            return loads(body)
         except ValueError:
             raise BackendMalformed(self.name, f"an answer that is not JSON ({response.content_type}): {self.excerpt(body)}") from None
 
@@ -182,7 +182,7 @@ class OpenAIBackend:
     async def _failure(self, response: aiohttp.ClientResponse) -> BackendError:
         """The error that this response is, in the provider's words as far as they can be read."""
         try:
-            payload = json.loads(await self._read(response))
+            payload = loads(await self._read(response))
         except ValueError:
             payload = None
         said = redacted(message_of(payload) or str(response.reason), self._secrets)
@@ -224,7 +224,7 @@ class _Events:
         if self.done:
             return
         try:
-            event = json.loads(data)
+            event = loads(data)
         except ValueError:
             raise BackendMalformed(self._backend.name, f"an event that is not JSON: {self._backend.excerpt(data.encode())}") from None
         yield from self.reader.read(event)

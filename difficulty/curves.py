@@ -88,11 +88,11 @@ class Curves:
 
     def tokens_of(self, backend: str) -> Tokens:
         """The token model of a backend."""
-        return self.tokens.get(backend, Tokens())
+        return self.tokens.get(backend, _USUAL_TOKENS)
 
     def latency_of(self, name: str) -> Latency:
         """The latency model of a backend or verifier."""
-        return self.latency.get(name, Latency())
+        return self.latency.get(name, _USUAL_LATENCY)
 
     def scores_of(self, verifier: str) -> Scores:
         """The score model of a verifier."""
@@ -100,11 +100,11 @@ class Curves:
 
     def votes_of(self, backend: str) -> Votes:
         """What votes among the samples of a backend say."""
-        return self.votes.get(backend, Votes())
+        return self.votes.get(backend, _USUAL_VOTES)
 
     def plan(self, key: str) -> PlanFit:
         """What was seen of a plan."""
-        return self.plans.get(key, PlanFit())
+        return self.plans.get(key, _UNSEEN_PLAN)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -149,6 +149,7 @@ class Curves:
 
 
 _UNFITTED = Scores.unfitted()
+_USUAL_TOKENS, _USUAL_LATENCY, _USUAL_VOTES, _UNSEEN_PLAN = Tokens(), Latency(), Votes(), PlanFit()
 
 
 def _each(kind: type[Any], rows: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import tanh
+
+import numpy as np
 
 from difficulty.belief import logit, sigmoid
 from difficulty.conversation import CHARACTERS_PER_TOKEN
@@ -44,14 +47,18 @@ class HeuristicProbe:
         self._priors = _by_rank(self.backends) | dict(priors or {})
         self._source = source
 
+    @cached_property
+    def _logits(self) -> Mapping[str, float]:
+        return {name: float(logit(self._priors[name])) for name in self.backends}
+
     def estimate(self, texts: Sequence[str]) -> list[Estimate]:
         """Immediate, and never fails."""
         return [self._one(text) for text in texts]
 
     def _one(self, text: str) -> Estimate:
         harder = hardness(text) - _TYPICAL
-        features = {name: float(logit(self._priors[name])) - harder for name in self.backends}
-        chances = {name: float(sigmoid(feature)) for name, feature in features.items()}
+        features = {name: prior - harder for name, prior in self._logits.items()}
+        chances = dict(zip(features, sigmoid(np.array(list(features.values()))).tolist(), strict=True))
         return Estimate(features, chances, self._source, input_tokens=-(-len(text) // CHARACTERS_PER_TOKEN))
 
 

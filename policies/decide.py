@@ -10,6 +10,7 @@ from policies.explore import explored
 from policies.facts import Decision, Facts, ForcedBy, Market, NothingToRun
 from policies.forecast import left
 from policies.limits import broken, unfit
+from policies.one_answer import OneAnswer, only_unscored
 from policies.optimise import Optimisation
 from policies.plans import Plan
 from policies.policy import Optimiser, Policy
@@ -46,7 +47,7 @@ def next_draws(policy: Policy, market: Market, facts: Facts, belief: Belief, pla
 
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:
     if isinstance(policy, Optimiser):
-        return Optimisation(policy, market, facts, belief)
+        return (OneAnswer if only_unscored(policy.plans) else Optimisation)(policy, market, facts, belief)
     return RuleBook(policy, market, facts, belief)
 
 

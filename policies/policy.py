@@ -8,6 +8,7 @@ Both are decided by `decide.py`; neither knows a prompt's text or a backend's ad
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -209,7 +210,7 @@ class Rules(Frozen):
             raise ValueError("the last rule must be {otherwise: ...}, so that every prompt has a plan")
         return self
 
-    @property
+    @cached_property
     def all_plans(self) -> tuple[Plan, ...]:
         """Every plan this policy can run, each once."""
         return tuple(dict.fromkeys(plan for rule in self.rules for plan in rule.then))

@@ -8,20 +8,22 @@ are not kept.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
+import orjson
+
 from adapters.cache import Cache
+from adapters.fast_json import dumps, loads
 from adapters.types import Choice
 from router.candidates import Candidate
 from router.job import Job
 from router.pipeline_types import Outcome
 from router.record import arm
 
-FORMAT = 3
+FORMAT = 4
 MAX_BYTES = 4 << 20
 """Larger entries are neither kept nor read."""
 
@@ -42,7 +44,7 @@ class AnswerCache:
         ask = job.ask
         limits = (ask.purse.key.limits.model_dump(), ask.max_cost_usd, ask.deadline_s, ask.min_quality)
         said = [FORMAT, *common(job, text), job.policy_name, job.digest, *limits, ask.plan.key if ask.plan else None]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(orjson.dumps(said, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     async def get(self, key: str, job: Job) -> Outcome | None:
         """The outcome kept under the key, as this request's; None where there is none, or none young enough."""
@@ -52,7 +54,7 @@ class AnswerCache:
         if found is None or len(found) > MAX_BYTES:
             return None
         try:
-            entry = json.loads(found)
+            entry = loads(found)
             if entry["key"] != key:  # of another request, wherever it came from
                 return None
             outcome = _outcome(entry["outcome"])
@@ -68,7 +70,7 @@ class AnswerCache:
         control = job.ask.cache
         if self.cache is None or control.no_store or not whole(outcome):
             return
-        value = json.dumps({"key": key, "stored_at": self.clock(), "outcome": asdict(outcome)}).encode()
+        value = dumps({"key": key, "stored_at": self.clock(), "outcome": outcome})
         if len(value) <= MAX_BYTES:
             await self.cache.set(key, value, self.ttl_s if control.ttl_s is None else control.ttl_s)
 
@@ -78,7 +80,7 @@ def common(job: Job, text: str | None = None) -> list[Any]:
     ask, request = job.ask, job.request
     if text is not None:
         request = request.but(messages=(*request.messages[:-1], {**request.messages[-1], "content": text}))
-    return [ask.purse.owner, sorted(job.barred), ask.cache.namespace, asdict(request), sorted(ask.tags.items())]
+    return [ask.purse.owner, sorted(job.barred), ask.cache.namespace, request, sorted(ask.tags.items())]
 
 
 def whole(outcome: Outcome) -> bool:

@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.errors import BackendError
 from router import logs, render, wire
@@ -34,11 +35,11 @@ from router.purse import Purse
 from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
 
 T = TypeVar("T")
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
+ANSWERS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
 PATHS = (
-    "/v1/chat/completions",
-    "/v1/responses",
-    "/v1/messages",
+    *ANSWERS,
     "/v1/models",
     "/v1/route",
     "/v1/decisions/{id}",
@@ -64,37 +65,61 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
     server = server or ServerOptions()
     gate = Gate(server.max_requests, server.max_header_kb)
     app.state.door, app.state.pipeline, app.state.gate = door, pipeline, gate
-    app.add_middleware(Gated, gate=gate)
     service = Service(pipeline, server, door, admin)
+    app.add_middleware(Direct, handlers={path: guarded(service.answer) for path in ANSWERS})
+    app.add_middleware(Gated, gate=gate)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
     app.add_exception_handler(HTTPException, _no_such_path)
     return app
 
 
-class Guarded(APIRoute):
-    """A route behind the door, whose every failure leaves in OpenAI's shape; what is our own fault leaves without details, and is logged
+def guarded(handler: Handler) -> Handler:
+    """A handler behind the door, whose every failure leaves in OpenAI's shape; what is our own fault leaves without details, and is logged
     with its id. Whatever leaves says how much of its rates the key has left."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def behind_the_door(request: Request) -> Response:
+        request.state.purse = Purse()
+        try:
+            request.state.purse = request.app.state.door.enter(request.url.path, request.headers)
+            response = await handler(request)
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
+        except Exception as error:
+            found = to_error(error)
+            request.app.state.pipeline.refused(found)
+            response = error_response(found, await api_of(request.url.path))
+        response.headers.update(render.rate_headers(request.state.purse))
+        return response
+
+    return behind_the_door
+
+
+class Guarded(APIRoute):
+    """A route whose handler is guarded."""
+
+    def get_route_handler(self) -> Handler:
         """FastAPI's handler, guarded."""
-        handler = super().get_route_handler()
+        return guarded(super().get_route_handler())
 
-        async def guarded(request: Request) -> Response:
-            request.state.purse = Purse()
-            try:
-                request.state.purse = request.app.state.door.enter(request.url.path, request.headers)
-                response = await handler(request)
-            except (ClientGone, ClientDisconnect):
-                return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
-            except Exception as error:
-                found = to_error(error)
-                request.app.state.pipeline.refused(found)
-                response = error_response(found, await api_of(request.url.path))
-            response.headers.update(render.rate_headers(request.state.purse))
-            return response
 
-        return guarded
+class Direct:
+    """Takes requests for answers to their handlers past FastAPI's routing, which would cost as much as all that is decided here.
+
+    The routes are FastAPI's all the same: its OpenAPI document and its answers to other methods come from there.
+    """
+
+    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
+        self._app, self._handlers = app, handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        handler = self._handlers.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await handler(Request(scope, receive))
+            await response(scope, receive, send)
 
 
 class Service:
@@ -111,9 +136,7 @@ class Service:
     def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
         """Method, path and handler of every endpoint."""
         return [
-            ("POST", "/v1/chat/completions", self.answer),
-            ("POST", "/v1/responses", self.answer),
-            ("POST", "/v1/messages", self.answer),
+            *(("POST", path, self.answer) for path in ANSWERS),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{name:path}", self.model),
             ("POST", "/v1/route", self.route),

@@ -7,20 +7,21 @@ spent. Taken up again, answers are evidence like any other (`Job.recall`), and w
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from pydantic import TypeAdapter
 
 from adapters.cache import Cache
+from adapters.fast_json import dumps, loads
 from policies.plans import Plan
 from router.answer_cache import MAX_BYTES, candidate_from, common
 from router.job import Action, Job
 
-FORMAT = 1
+FORMAT = 2
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
@@ -57,20 +58,18 @@ class EarlierWork:
         key, now = _key(job), self._clock()
         since = job.recalled_since if job.recalled else now
         entry = {"key": key, "id": job.ask.id, "since": since, "actions": [_row(action) for action in drawn]}
-        value = json.dumps(entry).encode()
+        value = dumps(entry)
         if len(value) <= MAX_BYTES:
             await self._cache.set(key, value, (self._ttl_s if control.ttl_s is None else control.ttl_s) - (now - since))
 
 
 def _key(job: Job) -> str:
     said = ["earlier", FORMAT, *common(job), job.parts.market.curves.digest, sorted(job.parts.market.prices.items())]
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps(said, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _row(action: Action) -> dict[str, Any]:
-    chosen = asdict(action.chosen) if action.chosen else None
-    drawn = [asdict(answer) for answer in action.drawn]
-    return {"plan": action.plan.model_dump(mode="json"), "drawn": drawn, "chosen": chosen, "error": action.error}
+    return {"plan": action.plan.model_dump(mode="json"), "drawn": action.drawn, "chosen": action.chosen, "error": action.error}
 
 
 def _read(value: bytes | None, key: str) -> Found | None:
@@ -78,7 +77,7 @@ def _read(value: bytes | None, key: str) -> Found | None:
     if value is None or len(value) > MAX_BYTES:
         return None
     try:
-        entry = json.loads(value)
+        entry = loads(value)
         if entry["key"] != key:
             return None
         return Found(str(entry["id"]), float(entry["since"]), tuple(_action(row) for row in entry["actions"]))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from adapters.cache import Cache
@@ -67,6 +68,8 @@ class Parts:
     heuristic: HeuristicProbe = field(init=False)
     plan_keys: Mapping[str, frozenset[str]] = field(init=False)
     """By policy, and by backend that a request may name: all plans that can be in use without a client's own."""
+    _digests: dict[int, tuple[Policy, str]] = field(init=False, repr=False, default_factory=dict)
+    """By the policy's identity, which it keeps while it stands here."""
 
     def __post_init__(self) -> None:
         by_price = self.market.by_price(self.backends)
@@ -79,6 +82,11 @@ class Parts:
 
     def digest(self, policy: Policy) -> str:
         """Twelve hex digits that change with the policy, the prices or anything learned: who logs it can decide again."""
+        if id(policy) not in self._digests:
+            self._digests[id(policy)] = policy, self._digest(policy)
+        return self._digests[id(policy)][1]
+
+    def _digest(self, policy: Policy) -> str:
         said = [policy.model_dump(mode="json"), self.market.curves.digest, sorted((k, *v) for k, v in self.market.prices.items())]
         market = self.market
         said += [[(name, usd, name in market.caches) for name, usd in sorted(market.cached_prices.items())]] if market.cached_prices else []
@@ -122,6 +130,7 @@ async def _state(part: object) -> str:
     return "ok"
 
 
+@cache
 def single_answer_policy(backend: str) -> Policy:
     """The policy of a request that names a backend: one answer of it, and nothing else."""
     return Rules(rules=(Rule(when=When(), then=(Single(backend=backend),)),), until=0.0, description=f"one answer of {backend}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from adapters.fast_json import dumps, loads
 from difficulty.belief import Belief
 from policies.facts import Considered, Decision, Facts
 from policies.plans import Plan
@@ -22,6 +23,8 @@ from router.pipeline_types import Outcome
 from router.run import CallRecord
 
 BLOCK_VERSION = 1
+_FACTS, _CALL = (tuple(field.name for field in fields(of)) for of in (Facts, CallRecord))
+_NUMBERS = tuple(field.name for field in fields(Considered) if field.name not in ("plan", "refused"))
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
@@ -136,13 +139,13 @@ def _decision(facts: Facts, belief: Belief, decision: Decision) -> dict[str, Any
 def _considered(row: Considered) -> dict[str, Any]:
     if row.refused and not row.cost_usd:
         return {"plan": row.plan.key, "refused": row.refused}
-    numbers = {f.name: round(getattr(row, f.name), 9) for f in fields(row) if f.name not in ("plan", "refused")}
+    numbers = {name: round(getattr(row, name), 9) for name in _NUMBERS}
     return {"plan": row.plan.key} | numbers | ({"refused": row.refused} if row.refused else {})
 
 
 def _call(call: CallRecord) -> dict[str, Any]:
     """As JSON reads it back: lists, not tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(call).items()}
+    return {name: getattr(call, name) for name in _CALL} | {"attempts": [asdict(attempt) for attempt in call.attempts]}
 
 
 def _action(action: Action) -> dict[str, Any]:
@@ -157,7 +160,7 @@ def _action(action: Action) -> dict[str, Any]:
 
 def facts_as_json(facts: Facts) -> dict[str, Any]:
     """Plain data; infinite limits are left out."""
-    values = {field.name: getattr(facts, field.name) for field in fields(facts)}
+    values = {name: getattr(facts, name) for name in _FACTS}
     values |= {"done": sorted(facts.done), "down": sorted(facts.down), "barred": sorted(facts.barred), "read": sorted(facts.read)}
     values |= {"forced": facts.forced.model_dump(mode="json") if facts.forced else None}
     return {name: value for name, value in values.items() if value != float("inf")}
@@ -175,14 +178,16 @@ class DecisionLog:
 
     def __init__(self, size: int = 10_000) -> None:
         self.size = size
-        self._blocks: OrderedDict[tuple[str, str], Mapping[str, Any]] = OrderedDict()
+        self._blocks: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        """As JSON: ten thousand blocks as dictionaries would be what the garbage collector mostly looks at."""
 
     def add(self, id: str, block: Mapping[str, Any], owner: str = "") -> None:
         """Remember one; the oldest is forgotten where there are too many."""
-        self._blocks[owner, id] = block
+        self._blocks[owner, id] = dumps(block)
         if len(self._blocks) > self.size:
             self._blocks.popitem(last=False)
 
     def get(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
         """The owner's block of that id, or None."""
-        return self._blocks.get((owner, id))
+        kept = self._blocks.get((owner, id))
+        return None if kept is None else loads(kept)

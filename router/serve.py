@@ -21,6 +21,7 @@ from router.door import open_door
 from router.errors import ConfigError
 from router.live import Live
 from router.options import ServerOptions
+from router.reading import reader
 
 GRACE_S = 2
 """For connections to close after the last answer."""
@@ -55,8 +56,7 @@ class Draining(uvicorn.Server):
 
     def __init__(self, app: FastAPI, options: ServerOptions) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S)
-        config.h11_max_incomplete_event_size = options.max_header_kb << 10  # headers that never end; `gate.py` weighs those that do
-        config.http = "h11"  # httptools, if it is installed, would read on for ever
+        config.http = reader(options.max_header_kb << 10)
         super().__init__(config)
         self._gate, self._drain_s, self._signals = app.state.gate, options.drain_s, 0
         self._drain: asyncio.Task[None] | None = None

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+import orjson
+
 from adapters.traceparent import HEADER
 from adapters.types import ChatRequest, Message
 from router.errors import InvalidRequest, have_instead
@@ -106,15 +108,23 @@ def parse_feedback(raw: bytes) -> Given:
 def parse_json(raw: bytes) -> dict[str, Any]:
     """The JSON object in a body. NaN and infinities, which JSON does not have, are refused; so are lone surrogates, which no UTF-8 has."""
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
-        if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(body, ensure_ascii=False).encode()
+        body = _read(raw)
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {_name(body)}", code="invalid_json")
+    return body
+
+
+def _read(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:  # it is no JSON, or of a kind that the standard library takes beside it: UTF-16, a mark at its beginning
+        body = json.loads(raw, parse_constant=_no_constant)
+    if b"\\ud" in raw or b"\\uD" in raw:
+        json.dumps(body, ensure_ascii=False).encode()
     return body
 
 
