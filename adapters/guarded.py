@@ -59,7 +59,10 @@ class Guarded:
 
     async def _enter(self, until: float) -> None:
         """Wait for a slot, if there is room to wait."""
-        if self._slots.locked() and self._waiting >= self._max_waiting:
+        if not self._slots.locked():
+            await self._slots.acquire()  # at once
+            return
+        if self._waiting >= self._max_waiting:
             raise BackendBusy(self.name, f"too many requests waiting ({self._waiting})", retry_after_s=COME_BACK_S)
         self._waiting += 1
         try:

@@ -142,7 +142,8 @@ class Router:
             ending = "answered"
         finally:
             try:
-                await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
+                if job.pace is not None:
+                    await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
             finally:  # and is on record, also for one that goes just now
                 decision = self._record(job, self._block(job), ending)
         return render(job, decision)

@@ -116,7 +116,8 @@ def _budget(job: Job) -> dict[str, Any] | None:
 
 
 def _estimate(job: Job) -> dict[str, Any]:
-    before = job.belief.before
+    first = job.decisions[0][1] if job.decisions else job.belief
+    before = first if not first.evidence else first.before
     return {
         "source": before.source,
         "p_correct": {name: round(before.p_correct(name), 4) for name in before.lines},
