@@ -18,6 +18,7 @@ from difficulty.belief import Belief, Channel, Scores, Success
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import ProbeUnavailable
 from difficulty.probe import Estimate
+from difficulty.service import ProbeService, ProbeServiceOptions
 from difficulty.votes import Votes
 from policies.decide import decide
 from policies.facts import Market
@@ -28,6 +29,7 @@ from router.parts import Parts
 from router.pipeline import Router
 from router.pipeline_types import Ask, CacheControl
 from router.record import facts_from_json
+from tests.difficulty.doubles import WatchedProbe
 
 SMALL, LARGE = Price(1.0, 1.0), Price(14.0, 14.0)
 
@@ -233,6 +235,27 @@ async def test_a_probe_that_is_down_hands_over_to_the_configured_backend() -> No
     by_thumb = await a_router(probe=Probe(down=True)).answer(an_ask())
     assert by_thumb.decision["estimate"]["source"] == "heuristic"
     assert by_thumb.decision["cause"] == "utility"
+
+
+async def test_past_the_probes_queue_the_rule_of_thumb_decides_and_says_so() -> None:
+    """One prompt inside the probe and one in its queue: the third is answered at once, marked, while both still wait."""
+    watched = WatchedProbe()
+    watched.gate.clear()
+    service = ProbeService(watched, ProbeServiceOptions(queue=1, timeout_s=20))
+    router = a_router(probe=service)
+    try:
+        waiting = [asyncio.create_task(router.answer(an_ask("the first")))]
+        await asyncio.to_thread(watched.entered.acquire)
+        waiting.append(asyncio.create_task(router.answer(an_ask("the second"))))
+        await asyncio.sleep(0)
+        outcome = await router.answer(an_ask("the third"))
+        assert outcome.degraded == ("probe",)
+        assert outcome.decision["estimate"]["source"] == "heuristic"
+        assert not any(task.done() for task in waiting)
+    finally:
+        watched.gate.set()
+        await asyncio.gather(*waiting)
+        await service.aclose()
 
 
 async def test_the_fallback_of_the_probe_may_be_down_too() -> None:

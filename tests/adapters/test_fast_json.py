@@ -1,0 +1,32 @@
+"""JSON at the border: quick, and nothing that the standard library takes is lost."""
+
+from __future__ import annotations
+
+import json
+from math import inf, nan
+
+import numpy as np
+import pytest
+
+from adapters.fast_json import dumps, loads
+
+
+def test_what_is_no_number_becomes_null() -> None:
+    """JSON has no infinity and no NaN; a client's parser would stop at one."""
+    assert dumps({"a": inf, "b": [nan, -inf], "c": np.float64(0.5)}) == b'{"a":null,"b":[null,null],"c":0.5}'
+
+
+def test_keys_that_are_no_text_are_written_as_text() -> None:
+    """As the standard library writes them, with no number lost to infinity beside them."""
+    assert json.loads(dumps({1: inf, "b": (1, 2)})) == {"1": None, "b": [1, 2]}
+
+
+def test_a_lone_surrogate_can_be_read() -> None:
+    """A model's answer may be cut in the middle of a character; orjson refuses what the standard library reads."""
+    assert loads(b'{"text": "\\ud83d"}') == {"text": "\ud83d"}
+
+
+def test_what_is_no_json_is_a_value_error() -> None:
+    """Whatever reads it."""
+    with pytest.raises(ValueError, match="Expecting"):
+        loads(b"{")
