@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ def main() -> None:
     if (os.cpu_count() or 1) < 2:
         print("this benchmark needs two cores: one for the servers, one for the load", file=sys.stderr)
         sys.exit(0)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no server outlives the run
     with tempfile.TemporaryDirectory() as folder, ExitStack() as ends:
         publish(run(Bench(Path(folder)), ends, options.rounds, options.seconds), options.note)
     return None

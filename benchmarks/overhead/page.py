@@ -30,6 +30,10 @@ class Found:
         """The servers, in the order in which they were measured."""
         return list(dict.fromkeys(name for _, name in self.points))
 
+    def errors(self, load: str, name: str) -> int:
+        """Of a server under a load, in all rounds."""
+        return sum(point.errors for point in self.points[load, name])
+
     def ratios(self, of: str, one: tuple[str, str], other: tuple[str, str], less: str = "") -> list[float]:
         """One server's figure over another's in each round; `less` is taken from both first."""
         base = self.points[one[0], less] if less else []
@@ -47,6 +51,8 @@ class Aim:
     """One a round."""
     bound: float
     at_least: bool = True
+    errors: int = 0
+    """Of whom it is compared with: answers that were none, but count in its throughput."""
 
     @property
     def reached(self) -> bool:
@@ -57,7 +63,8 @@ class Aim:
         """For the table."""
         sign, low, high = "≥" if self.at_least else "≤", min(self.values), max(self.values)
         came = f"{median(self.values):.3g} ({low:.3g} to {high:.3g})"
-        return [self.what, f"{sign} {self.bound:.3g}", came, "reached" if self.reached else "missed"]
+        result = f"not judged: {self.errors} errors" if self.errors else "reached" if self.reached else "missed"
+        return [self.what, f"{sign} {self.bound:.3g}", came, result]
 
 
 def aims(found: Found) -> Iterator[Aim]:
@@ -67,13 +74,14 @@ def aims(found: Found) -> Iterator[Aim]:
             for other, bound in (("litellm", 15.0), ("portkey", 2.0), ("floor", 0.6), ("tensorzero", 1 / 3)):
                 if other in found.names:
                     values = found.ratios("rps", (case.name, ours), (case.name, other))
-                    yield Aim(f"{ours}: throughput over {other}'s, {case.name}", values, bound)
+                    yield Aim(f"{ours}: throughput over {other}'s, {case.name}", values, bound, errors=found.errors(case.name, other))
             if "litellm" in found.names:
                 values = found.ratios("p50_s", (case.name, ours), (case.name, "litellm"), STUB)
                 yield Aim(f"{ours}: added p50 over litellm's, {case.name}", values, 0.1, at_least=False)
         for other, bound in (("litellm", 15.0), ("portkey", 2.0)):
             if other in found.names:
-                yield Aim(f"{ours}: streams over {other}'s, 16", found.ratios("rps", (STREAM.name, ours), (STREAM.name, other)), bound)
+                values = found.ratios("rps", (STREAM.name, ours), (STREAM.name, other))
+                yield Aim(f"{ours}: streams over {other}'s, 16", values, bound, errors=found.errors(STREAM.name, other))
     for where, bound in (("memory", 1.0), ("Redis", 1.5)):
         name = f"outlay, cached in {where}"
         for case in (PLAIN[1], PLAIN[16]):
@@ -94,6 +102,7 @@ def publish(found: Found, note: str) -> None:
         "versions": found.versions,
         "ready_s": found.ready_s,
         "memory_mb": found.memory_mb,
+        "lacking": found.lacking,
         "points": [{"load": load, "server": name, "rounds": list(map(asdict, points))} for (load, name), points in found.points.items()],
         "aims": [{**asdict(aim), "reached": aim.reached} for aim in judged],
     }
@@ -103,8 +112,9 @@ def publish(found: Found, note: str) -> None:
 def _page(found: Found, judged: Sequence[Aim], note: str) -> str:
     rounds = len(next(iter(found.points.values())))
     peers = ", ".join(f"{name} {version}" for name, version in found.versions.items()) or "no peers"
-    lacking = f" Left out, for want of an installation: {', '.join(found.lacking)}." if found.lacking else ""
-    errors = sum(point.errors for points in found.points.values() for point in points)
+    lacking = f" Left out, as not installed or not to be started: {', '.join(found.lacking)}." if found.lacking else ""
+    failed = [f"{found.errors(*at)} of {at[1]} ({at[0]})" for at in found.points if found.errors(*at)]
+    errors = f" Errors: {', '.join(failed)}." if failed else " No errors."
     return f"""# What a request costs beside its model
 
 {harness.command(NAME)}
@@ -112,7 +122,8 @@ def _page(found: Found, judged: Sequence[Aim], note: str) -> str:
 An upstream that answers at once, and proxies before it: what is measured is the proxy. All servers run side by side, one worker each,
 on one core; wrk and the upstream on another. {rounds} interleaved rounds; medians. The *floor* is FastAPI with one pooled aiohttp
 session and nothing else. Outlay estimates, decides which of two models answers, decides again, records both decisions and sends them
-along; *probe* is the same with the trained probe and its memo warm. {peers}.{lacking} {errors} errors.{f" {note}" if note else ""}
+along; *probe* is the same with the trained probe and its memo warm. {peers}.{lacking}{errors}
+{note}
 
 ![throughput]({NAME}.png)
 
@@ -120,7 +131,7 @@ Requests a second (p50 in ms):
 
 {_table(found, lambda p: f"{p.rps:,.0f} ({p.p50_s * 1000:.3g})")}
 
-CPU of the server for each request, in µs; it depends less on what else the machine does:
+CPU of the server for each request, in µs; it depends less on what else the machine does, though not little:
 
 {_table(found, lambda p: f"{p.cpu_us:,.0f}", without=(STUB,))}
 

@@ -217,9 +217,10 @@ def tensorzero(bench: Bench) -> Server:
             raise RuntimeError(f"tensorzero did not start: {(bench.folder / 'tensorzero-errors.log').read_text()[-600:]}")
         time.sleep(0.1)
     server = Server(server.name, log.read_text().strip().rstrip("/") + "/chat/completions", server.model, process)
-    if not _answers(server):
-        server.stop()
-        raise RuntimeError("tensorzero does not answer")
+    while not _answers(server):
+        if time.monotonic() - began > START_S:
+            server.stop()
+            raise RuntimeError("tensorzero does not answer")
     return server
 
 
