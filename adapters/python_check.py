@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import threading
 from collections.abc import Callable, Sequence
@@ -16,8 +17,11 @@ from adapters.options import Options, PriceOption
 from adapters.scoring import unless_all_failed
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict
 
-Check = Callable[[str, str], float | bool]
-"""(prompt, answer) -> True or False, or a score in [0, 1]."""
+Check = Callable[[str, str], float | bool | tuple[float | bool, str]]
+"""(prompt, answer) -> True or False, or a score in [0, 1]; or (that, a signature): answers of one signature vote as one."""
+
+LONGEST = 64
+"""Characters of a signature that are kept as they are; of a longer one, the digest is."""
 
 
 class PythonOptions(Options):
@@ -79,12 +83,20 @@ class PythonVerifier:
 
     def _one(self, prompt: str, answer: str) -> Verdict | VerifierError:
         try:
-            value = float(self._check(prompt, answer))
+            said = self._check(prompt, answer)
+            value, signature = said if isinstance(said, tuple) else (said, "")
+            value = float(value)
         except (Exception, SystemExit) as error:  # whatever the operator's function raises is a check that failed, not a crash
             return VerifierError(self.name, f"the check raised {type(error).__name__}: {error}")
         if not 0 <= value <= 1:
             return VerifierError(self.name, f"the check gave {value}; a score is between 0 and 1")
-        return Verdict(value)
+        if not isinstance(signature, str):
+            return VerifierError(self.name, f"the check gave a signature of type {type(signature).__name__}; a string is needed")
+        return Verdict(value, cluster=signature if len(signature) <= LONGEST else _digest(signature))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:LONGEST]
 
 
 def _load(entry: str) -> Check:

@@ -210,6 +210,8 @@ class Verdict:
     steps: tuple[float, ...] = ()
     """A process reward model's score after each step (the chance that this prefix ends right), in order."""
     reason: str = ""
+    cluster: str = ""
+    """How the answer behaves, as a short string: those of one cluster are one answer to a vote. Empty where the verifier cannot tell."""
 
 
 class Verifier(Protocol):

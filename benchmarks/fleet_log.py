@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gzip
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from fleet.puzzles import check
 from fleet.questions import Question, questions
 from policies.plans import Plan, Revise, TreeSearch
 from router.assembly import parts
-from router.collect import VERSION, Collector, Labelled, Plans
+from router.collect import VERSION, Collector, Labelled, Plans, open_log, read_log
 from router.config import load as load_config
 from router.learning import without_probe
 from router.parts import Parts
@@ -34,17 +33,7 @@ DEFAULT = ROOT / ".outlay" / "fleet-log.jsonl.gz"
 CONFIG = ROOT / "configs" / "fleet.yaml"
 SEED = 3026
 Row = Mapping[str, Any]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; one that an interruption cut off is left out."""
-    rows: list[dict[str, Any]] = []
-    try:
-        with gzip.open(path, "rt") as lines:
-            rows += map(json.loads, lines)
-    except (EOFError, FileNotFoundError, ValueError):
-        pass
-    return rows
+read = read_log
 
 
 def main() -> None:
@@ -84,7 +73,7 @@ class Sampler:
             for start in range(0, len(todo), block):
                 part = todo[start : start + block]
                 rows = list(self._rows(part, runner))
-                with gzip.open(out, "at") as log:
+                with open_log(out, "at") as log:
                     log.writelines(json.dumps(row) + "\n" for row in rows)
                 bar.update(len(part))
 

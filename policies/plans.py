@@ -81,7 +81,8 @@ class Revise(PlanBase):
 class BestOfN(PlanBase):
     """Up to `n` independent samples, drawn in batches; one is chosen by the verifier, by majority, or by a weighted vote.
 
-    How large a batch is, is decided batch by batch, unless the plan says it.
+    Votes are counted on the answers, or on those that the verifier says behave alike. How large a batch is, is decided batch by batch,
+    unless the plan says it.
     """
 
     kind: Literal["best_of_n"] = "best_of_n"

@@ -28,6 +28,8 @@ class Candidate:
     """Share of the (weighted) vote, where one was held."""
     reason: str = ""
     """What the verifier said."""
+    cluster: str = ""
+    """How it behaves, where the verifier can tell: those of one cluster vote as one."""
     fault: str = ""
     """Why it has not the form that the request asks for (a JSON Schema); empty where it has, or none is asked for."""
 

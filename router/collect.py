@@ -8,12 +8,13 @@ appended to row by row, so an interruption loses only what was under way, and th
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from adapters.answers import normalise
 from adapters.errors import BackendError
@@ -22,7 +23,7 @@ from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
 from router.candidates import Candidate
 from router.errors import ConfigError
 from router.parts import Parts
-from router.run import Run
+from router.run import Run, Scored
 from router.strategies import STRATEGIES
 
 VERSION = 1
@@ -128,7 +129,8 @@ class Collector:
         rows = [
             {"text": answer.text, "correct": mark}
             | ({"score": answer.raw_score} if answer.raw_score is not None else {})
-            | ({"scores": {name: values[i] for name, values in scores.items()}} if scores else {})
+            | ({"scores": {name: said[i].raw for name, said in scores.items()}} if scores else {})
+            | ({"clusters": alike} if (alike := {name: said[i].cluster for name, said in scores.items() if said[i].cluster}) else {})
             for i, (answer, mark) in enumerate(zip(answers, marks, strict=True))
         ]
         trace = {"plan": name, "answers": rows, "calls": calls, "cost_usd": cost, "latency_s": round(latency, 5)}
@@ -145,9 +147,9 @@ class Collector:
         gold = normalise(labelled.gold)
         return [float(normalise(text) == gold) for text in texts]
 
-    async def _scores(self, labelled: Labelled, answers: Sequence[Candidate], run: Run) -> dict[str, list[float | None]]:
+    async def _scores(self, labelled: Labelled, answers: Sequence[Candidate], run: Run) -> dict[str, list[Scored]]:
         choices = [answer.choice for answer in answers]
-        return {name: [s.raw for s in await run.score(name, _request(labelled), choices)] for name in self.plans.verifiers}
+        return {name: await run.score(name, _request(labelled), choices) for name in self.plans.verifiers}
 
 
 def plans_of(parts: Parts, samples: int, samples_dear: int, verifiers: Sequence[str]) -> Plans:
@@ -175,21 +177,25 @@ def read_prompts(path: Path, need_gold: bool) -> list[Labelled]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; a last line cut off by an interruption is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
+    """The rows of a log, gzipped or not; a last line cut off by an interruption is left out."""
+    rows: list[dict[str, Any]] = []
+    with suppress(FileNotFoundError, EOFError), open_log(path, "rt") as lines:
+        for line in lines:
+            with suppress(ValueError):
+                rows.append(json.loads(line))
     return rows
+
+
+def open_log(path: Path, mode: Literal["rt", "at"]) -> IO[str]:
+    """A log as text; it is gzipped where its name ends in .gz."""
+    return gzip.open(path, mode, encoding="utf-8") if path.suffix == ".gz" else path.open(mode, encoding="utf-8")
 
 
 async def collect(collector: Collector, prompts: Sequence[Labelled], out: Path, progress: Callable[[int, float], None]) -> int:
     """Append a row to `out` for each prompt that it does not hold yet; the number of rows written."""
     have = {row["prompt"] for row in read_log(out)}
     todo, written = [labelled for labelled in prompts if labelled.prompt not in have], 0
-    with out.open("a") as log:
+    with open_log(out, "at") as log:
         if have:
             log.write("\n")  # the last line may have been cut off; an empty one does no harm
         async with aclosing(collector.rows(todo)) as rows:

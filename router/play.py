@@ -170,6 +170,8 @@ class Answer:
     tokens: float
     """Its share of its call's output tokens, by length."""
     scores: Mapping[str, float | None]
+    clusters: Mapping[str, str]
+    """By verifier, where it could tell."""
 
 
 @dataclass
@@ -185,10 +187,8 @@ class Tape:
     chains: dict[str, Row] = field(default_factory=dict)
     marks: dict[str, float] = field(default_factory=dict)
     """1 for right, 0 for wrong, by an answer's text."""
-    scores: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
-    """By text of a sample: what each verifier said of it."""
-    tokens: dict[str, float] = field(default_factory=dict)
-    """By text of a sample: its output tokens."""
+    said: dict[str, Answer] = field(default_factory=dict)
+    """By text of a sample."""
     read: set[str] = field(default_factory=set)
     """Backends and verifiers that have seen the prompt."""
 
@@ -199,8 +199,7 @@ class Tape:
         self.left = {name: answers(trace)[::-1] for name, trace in drawn.items()}
         self.chains = {trace["plan"]: trace for trace in row["traces"]}
         self.marks = {a["text"]: a["correct"] for trace in row["traces"] for a in trace["answers"]}
-        self.scores = {answer.text: answer.scores for left in self.left.values() for answer in left}
-        self.tokens = {answer.text: answer.tokens for left in self.left.values() for answer in left}
+        self.said = {answer.text: answer for left in self.left.values() for answer in left}
         self.read = set()
 
     def cached(self, name: str, tokens: int) -> int:
@@ -227,8 +226,12 @@ def answers(trace: Row) -> list[Answer]:
     for _, _, n, _, tokens_out, *_ in (call for call in trace["calls"] if call[0] == "generate"):
         part = rows[len(found) : len(found) + n]
         whole = sum(len(row["text"]) + 1 for row in part)
-        found += [Answer(row["text"], tokens_out * (len(row["text"]) + 1) / whole, row.get("scores", {})) for row in part]
+        found += [_answer(row, tokens_out * (len(row["text"]) + 1) / whole) for row in part]
     return found
+
+
+def _answer(row: Row, tokens: float) -> Answer:
+    return Answer(row["text"], tokens, row.get("scores", {}), row.get("clusters", {}))
 
 
 class TapeBackend:
@@ -272,14 +275,15 @@ class TapeVerifier:
         self._tape = tape
 
     async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
-        """The recorded scores; of an answer read once, equal ones are free."""
+        """The recorded verdicts; of an answer read once, equal ones are free."""
         tape = self._tape
         distinct = {choice.text for choice in choices}
         for text in distinct:
-            call.input_tokens += tape.input_tokens + round(tape.tokens[text])
+            call.input_tokens += tape.input_tokens + round(tape.said[text].tokens)
         call.cached_tokens += tape.prompts(self.name, len(distinct))
         await tape.wait(tape.market.curves.latency_of(self.name).mean(0))
-        return [Verdict(tape.scores[choice.text].get(self.name)) for choice in choices]
+        said = [tape.said[choice.text] for choice in choices]
+        return [Verdict(answer.scores.get(self.name), cluster=answer.clusters.get(self.name, "")) for answer in said]
 
     async def aclose(self) -> None:
         """Nothing to release."""

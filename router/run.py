@@ -75,6 +75,7 @@ class Scored:
     raw: float | None = None
     steps: tuple[float, ...] = ()
     reason: str = ""
+    cluster: str = ""
 
 
 @dataclass(slots=True)
@@ -401,8 +402,8 @@ def _longest(request: ChatRequest, features: Features, tokens_in: int) -> int:
 def _scored(verdict: Verdict, calibrate: Callable[[float], float]) -> Scored:
     """The verdict with its score as a chance; a score that is no number is none."""
     if verdict.score is None or not math.isfinite(verdict.score):
-        return Scored(None, None, verdict.steps, verdict.reason)
-    return Scored(min(1.0, max(0.0, calibrate(verdict.score))), verdict.score, verdict.steps, verdict.reason)
+        return Scored(None, None, verdict.steps, verdict.reason, verdict.cluster)
+    return Scored(min(1.0, max(0.0, calibrate(verdict.score))), verdict.score, verdict.steps, verdict.reason, verdict.cluster)
 
 
 def _split(request: ChatRequest) -> list[ChatRequest]:

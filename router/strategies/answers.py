@@ -36,8 +36,9 @@ def candidate(spec: Source, choice: Choice, scored: Scored, run: Run) -> Candida
     """An answer of this plan with what its verifier said, and what the form that the request asks for says."""
     verifier = None if scored.score is None else spec.verifier
     return Candidate(
-        choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps, reason=scored.reason, fault=run.fault(choice)
-    )
+        choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps,
+        reason=scored.reason, cluster=scored.cluster, fault=run.fault(choice),
+    )  # fmt: skip
 
 
 async def more(spec: Source, run: Run, had: Sequence[Candidate], buying: Awaitable[list[Candidate]]) -> list[Candidate]:

@@ -1,7 +1,10 @@
 """Independent samples, drawn in batches, of which one is chosen: by the verifier, by a vote, or by a vote that the verifier weighs.
 
 Before each batch the policy is asked how many more are worth it, and a vote that later samples cannot turn is over.
-Sources: Wang et al. 2022, "Self-consistency"; Li et al. 2022, "DiVeRSe" (the weighted vote); Aggarwal et al. 2023, "Adaptive-Consistency".
+Votes are counted on what the verifier says behaves alike (`Verdict.cluster`), else on the normalised answer: two programs are never the
+same text.
+Sources: Wang et al. 2022, "Self-consistency"; Li et al. 2022, "DiVeRSe" (the weighted vote); Aggarwal et al. 2023, "Adaptive-Consistency";
+Chen et al. 2022, "CodeT" (votes of programs that pass the same tests).
 """
 
 from __future__ import annotations
@@ -9,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from adapters.answers import normalise
 from adapters.types import ChatRequest
+from difficulty.belief import logit
 from difficulty.votes import Tally
 from policies.plans import BestOfN
 from router.candidates import Candidate
@@ -64,22 +70,41 @@ class _Vote:
     weight: float = 0.0
 
 
+AGREEMENT = 0.5
+"""Exponent on the votes of a cluster, which err together. CodeT's; `python -m benchmarks.weak_tests` fits one that is little larger."""
+
+
 def _tally(spec: BestOfN, drawn: Sequence[Candidate]) -> list[_Vote]:
     """The answers in the order they first came. By weight, an unscored voter counts as an average one."""
     scores = [c.score for c in drawn if c.score is not None]
     weighted = spec.select == "weighted" and scores
     average = sum(scores) / len(scores) if scores else 1.0
-    votes: dict[str, _Vote] = {}
+    votes: dict[tuple[bool, str], _Vote] = {}
     for voter in drawn:
-        vote = votes.setdefault(normalise(voter.text, spec.answer), _Vote([]))
+        vote = votes.setdefault((bool(voter.cluster), voter.cluster or normalise(voter.text, spec.answer)), _Vote([]))
         vote.voters.append(voter)
         vote.weight += (average if voter.score is None else voter.score) if weighted else 1.0
+    if weighted and _clustered(drawn):
+        for vote in votes.values():
+            vote.weight = _odds(vote.weight / len(vote.voters)) * len(vote.voters) ** AGREEMENT
     return list(votes.values())
 
 
+def _clustered(drawn: Sequence[Candidate]) -> bool:
+    return any(voter.cluster for voter in drawn)
+
+
+def _odds(score: float) -> float:
+    """What a score says of a behaviour. It is said once, however many behave so, and a sure one outweighs any number of doubtful ones."""
+    return float(np.exp(logit(score)))
+
+
 def _settled(spec: BestOfN, drawn: Sequence[Candidate]) -> bool:
-    """Whether the leader of the vote stays ahead even if all samples still to come agree on the runner-up; none weighs more than 1."""
-    if spec.select == "best" or not drawn:
+    """Whether the leader of the vote stays ahead even if all samples still to come agree on the runner-up; none weighs more than 1.
+
+    In a weighted vote of clusters nothing is settled: one more may be sure.
+    """
+    if spec.select == "best" or not drawn or (spec.select == "weighted" and _clustered(drawn)):
         return False
     first, second = sorted((*(vote.weight for vote in _tally(spec, drawn)), 0.0), reverse=True)[:2]
     return first - second > spec.n - len(drawn)

@@ -48,7 +48,12 @@ def ends_in_six(prompt: str, answer: str) -> bool:
     return answer.strip().endswith("6")
 
 
-def picky(prompt: str, answer: str) -> float:
+def behaves(prompt: str, answer: str) -> tuple[float | bool, str]:
+    """Runs a sum or product, and signs with what it makes."""
+    return (0.5, answer) if len(answer) > 64 else (eval(answer) == 6, str(eval(answer)))
+
+
+def picky(prompt: str, answer: str) -> Any:
     """What a bad check can do: raise, hang, leave, give nonsense."""
     CHECKED.append(answer)
     match answer:
@@ -64,7 +69,11 @@ def picky(prompt: str, answer: str) -> float:
         case "high":
             return 1.5
         case "none":
-            return None  # type: ignore[return-value]
+            return None
+        case "unsigned":
+            return 0.5, 7
+        case "three":
+            return 0.5, "a", "b"
     return 0.5
 
 
@@ -194,7 +203,27 @@ async def test_the_entry_decides() -> None:
     assert verdict.score == 1
 
 
-BAD = {"raise": "KeyError", "exit": "SystemExit", "nan": "nan", "high": "1.5", "none": "TypeError"}
+async def test_a_check_may_say_which_answers_behave_alike() -> None:
+    """A score with a signature: answers of one signature are one cluster. Of a long one the digest is kept; without one there is none."""
+    verdicts = await score(build(kind="python", entry="checks_of_the_operator:behaves"), "1+2+3", "3*2*1", "1-2-3", "6" * 999, "6" * 998)
+    assert [verdict.score for verdict in verdicts] == [1, 1, 0, 0.5, 0.5]
+    same, alike, other, long, longer = (verdict.cluster for verdict in verdicts)
+    assert same == alike == "6" != other
+    assert len(long) == len(longer) == 64
+    assert long != longer
+    (silent,) = await score(build(kind="python", entry=ENTRY), "anything")
+    assert silent.cluster == ""
+
+
+BAD = {
+    "raise": "KeyError",
+    "exit": "SystemExit",
+    "nan": "nan",
+    "high": "1.5",
+    "none": "TypeError",
+    "unsigned": "signature of type int",
+    "three": "ValueError",
+}
 
 
 @pytest.mark.parametrize(("bad", "why"), BAD.items())

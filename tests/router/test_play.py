@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.scripted import ScriptedBackend, scripted
+from adapters.types import Call, ChatRequest, Choice, Verdict
 from difficulty.probe import Estimate
 from policies.policy import Policy
-from router.collect import Collector, Labelled, Plans
+from router.collect import Collector, Labelled, Plans, collect, read_log
 from router.parts import Parts
 from router.pipeline import Router
 from router.play import Player, play
@@ -91,6 +94,7 @@ def test_without_an_estimate_the_probe_counts_as_down() -> None:
     assert played.decision["actions"][0]["plan"] == "single(large)"
 
 
+<<<<<<< HEAD
 async def test_a_second_batch_is_billed_as_in_service() -> None:
     """Who keeps the prompt is paid its cached price from the second batch on; a log without such counts is played too."""
     policy = a_policy(3e-3, [CHAINS[0]])
@@ -115,3 +119,37 @@ def test_a_recorded_chain_is_billed_for_the_prompt_that_nobody_has_read() -> Non
     tape = Tape(Market(), input_tokens=10)
     assert [tape.cached("small", tokens) for tokens in (10, 10, 14)] == [0, 10, 14]
     assert [tape.cached("large", tokens) for tokens in (0, 25)] == [0, 25]
+=======
+class Behaves(Exact):
+    """A verifier that believes no answer, and says which behave alike: those of the same last letter."""
+
+    async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+        return [Verdict(0.0, cluster=choice.text[-1]) for choice in choices]
+
+
+@pytest.mark.parametrize(("select", "text"), [("best", "wrong a"), ("weighted", "right b"), ("majority", "right b")])
+async def test_what_behaves_alike_is_on_the_log(select: str, text: str) -> None:
+    """The verifier's clusters are collected, and a vote that is counted on them chooses in the replay what it chooses in service."""
+    texts = ["wrong a", "right b", "just right b", "wrong c", "wrong d"]
+    policy = a_policy(3e-3, [{"best_of_n": {"backend": "small", "n": 4, "batch": 4, "verifier": "exact", "select": select}}])
+    parts = replace(the_parts(policy, *texts), verifiers={"exact": Behaves()})
+    row = await a_row(parts)
+    played = await Player(parts, policy, ESTIMATES).answer(row)
+    live = await Router(replace(parts, backends=backends(*texts))).answer(an_ask(PROMPT))
+    assert live.candidates[0].text == text
+    assert played.right == float("right" in text)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.gz"])
+async def test_a_log_may_be_gzipped_and_is_gone_on_with(name: str, tmp_path: Path) -> None:
+    """Rows are appended to what is there, prompts that are in it are not asked again, and a row cut off by an interruption is left out."""
+    out, parts = tmp_path / name, the_parts(a_policy(), *DRAWS)
+    for prompts, written in [((PROMPT,), 1), ((PROMPT, "another"), 1), ((PROMPT, "another"), 0)]:
+        collector = Collector(parts, Plans({"small": 1}), Exact("truth"))
+        assert await collect(collector, [Labelled(prompt) for prompt in prompts], out, lambda done, cost: None) == written
+    assert out.read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
+    assert [row["prompt"] for row in read_log(out)] == [PROMPT, "another"]
+    out.write_bytes(out.read_bytes()[:-9])
+    assert PROMPT in [row["prompt"] for row in read_log(out)]
+    assert read_log(tmp_path / "none.jsonl") == []
+>>>>>>> 218f4d0 (Votes are counted on what the verifier says behaves alike: programs are never the same text)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters.errors import BackendUnavailable
 from adapters.scripted import ScriptedBackend, ScriptedOptions, scripted
-from adapters.types import Choice, Price
+from adapters.types import Choice, Price, Verdict
 from policies.plans import BestOfN
 from router.candidates import Candidate
 from router.run import Limits
@@ -22,6 +22,10 @@ def spec(n: int = 4, **options) -> BestOfN:
 
 def drawn(*answers: tuple[str, float | None]) -> list[Candidate]:
     return [Candidate(Choice(text), "small", "best_of_n", score) for text, score in answers]
+
+
+def behaving(*answers: tuple[str, float | None, str]) -> list[Candidate]:
+    return [Candidate(Choice(text), "small", "best_of_n", score, cluster=cluster) for text, score, cluster in answers]
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -72,6 +76,31 @@ def test_a_vote_of_no_weight_still_has_a_winner():
     """Where the verifier gives everyone zero, the first is as good as any, and has no share of the vote."""
     chosen = choose(spec(2, select="weighted"), drawn(("6", 0.0), ("7", 0.0)))
     assert (chosen.text, chosen.votes) == ("6", 0.0)
+
+
+BEHAVIOURS = [("a", 0.6, "x"), ("b", 0.5, "y"), ("c", 0.5, "y"), ("d", 0.5, "y"), ("e", 0.1, "z"), *((f"{i}", 0.1, "z") for i in range(9))]
+
+
+@pytest.mark.parametrize(("select", "text"), [("best", "a"), ("majority", "e"), ("weighted", "b")])
+def test_answers_that_behave_alike_vote_as_one(select, text):
+    """All texts differ, so each would have one vote; by what the verifier says of them one is the best, one often, and one both."""
+    assert choose(spec(20, select=select), behaving(*BEHAVIOURS)).text == text
+    without = behaving(*((text, score, "") for text, score, _ in BEHAVIOURS))
+    assert choose(spec(20, select="weighted"), without).text == "a"
+
+
+def test_of_one_behaviour_a_sure_answer_outweighs_any_number_of_doubtful_ones():
+    """The score says the same of all that behave alike, and says it once: four times the votes count twice."""
+    crowd = [(f"{i}", 0.1, "wrong") for i in range(100)]
+    assert choose(spec(101, select="weighted"), behaving(*crowd, ("right", 0.999, "right"))).text == "right"
+    chosen = choose(spec(5, select="weighted"), behaving(("a", 0.5, "x"), *[("b", 0.5, "y")] * 4))
+    assert (chosen.text, chosen.votes) == ("b", pytest.approx(2 / 3))
+
+
+def test_an_answer_without_a_cluster_votes_by_its_text():
+    """A program that does not run has no behaviour; its text is never taken for the name of one."""
+    votes = behaving(("x", 0.5, ""), ("y", 0.5, "x"), ("x", 0.5, ""))
+    assert choose(spec(3, select="weighted"), votes).votes == pytest.approx(2**0.5 / (1 + 2**0.5))
 
 
 def test_parts_cut_off_do_not_vote():
@@ -153,6 +182,18 @@ async def test_a_vote_that_cannot_be_turned_is_over(select):
     backend = scripted("small", "6", "7")
     await best_of_n(spec(8, batch=1, select=select), ASKED, a_run(backend, ScriptedVerifier(lambda _: 1.0)))
     assert len(backend.requests) == 8
+
+
+async def test_a_weighted_vote_of_behaviours_waits_for_one_that_is_sure():
+    """However many agree, the last sample may be the one that the verifier is sure of; a plain majority is over before."""
+
+    def judged(text: str) -> Verdict:
+        return Verdict(0.999 if text == "right" else 0.5, cluster=text)
+
+    for select, text in [("majority", "often"), ("weighted", "right")]:
+        backend = scripted("small", *["often"] * 7, "right")
+        chosen = await best_of_n(spec(8, batch=1, select=select), ASKED, a_run(backend, ScriptedVerifier(judged)))
+        assert chosen.text == text
 
 
 async def test_majority_needs_no_verifier():
