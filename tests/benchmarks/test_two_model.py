@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import CALIBRATE, TEST, TRAIN
-from benchmarks.two_model import Pair, Ranked, apgr, cpt, hull, pair, ranked, rotations
+from benchmarks.two_model import Pair, Ranked, apgr, by_subject, cpt, hull, kernels, pair, ranked, resampled, rotations
 
 N = 2000
 
@@ -14,7 +14,9 @@ N = 2000
 def made(gain: np.ndarray) -> Pair:
     """Prompts on which the dear model adds `gain`."""
     cheap = np.where(gain < 0, 1.0, 0.0)
-    return Pair("made", ("cheap", "dear"), ["p"] * len(gain), cheap, cheap + gain, np.arange(len(gain)), np.zeros((len(gain), 0)), None)
+    n = len(gain)
+    subject, others = np.arange(n) % 4, np.zeros((n, 0))
+    return Pair("made", ("cheap", "dear"), ["p"] * n, cheap, cheap + gain, np.arange(n), others, subject, None)
 
 
 def figures(one: Pair, scores: np.ndarray) -> tuple[float, float]:
@@ -61,6 +63,28 @@ def test_of_many_models_the_dear_one_is_the_best_and_the_cheap_one_the_best_at_a
     found = pair("made", rows, {"made": rows})
     assert found.models == ("mini", "best")
     assert found.others.shape == (10, 2)
+
+
+def test_nothing_is_learned_from_the_test_side() -> None:
+    """Other outcomes there change no score of the two methods that are beside the probe; other outcomes elsewhere do."""
+    rng = np.random.default_rng(0)
+    gain, side = rng.integers(0, 2, 100).astype(float), rng.permutation(np.repeat([TRAIN, CALIBRATE, TEST], [40, 20, 40]))
+    alike = np.exp(-np.abs(np.subtract.outer(np.arange(100), np.arange(100))) / 5).astype(np.float32)
+    for method in (lambda one: kernels(one, alike, side), lambda one: by_subject(one, side)):
+        scores = method(made(gain))
+        assert (method(made(np.where(side == TEST, 1 - gain, gain))) == scores).all()
+        assert (method(made(np.where(side == TEST, gain, 1 - gain))) != scores).any()
+
+
+def test_a_resample_draws_groups_whole_and_as_many_as_there_are() -> None:
+    """Prompts of one group occur equally often, and the same seed draws the same."""
+    group = np.repeat(np.arange(10), 3)
+    draws = list(resampled(group, 5, 0))
+    for counts, again in zip(draws, resampled(group, 5, 0), strict=True):
+        by_group = counts.reshape(10, 3)
+        assert (by_group == by_group[:, :1]).all()
+        assert by_group[:, 0].sum() == 10
+        assert (counts == again).all()
 
 
 def test_the_hull_is_concave_and_above_every_point() -> None:
