@@ -4,12 +4,12 @@
 
 Choosing the program that passes most tests gets better with the first few samples and then worse: the more are drawn, the likelier is a
 wrong one that passes. Compared are ways to choose among the first k samples, in random orders; whatever is learned is learned on other
-problems (five folds of groups of near-duplicates). Samples that pass the same tests are a cluster.
+problems (five folds of groups of near-duplicates). Samples that pass the same tests are a cluster; one that does not run is of none.
 
-`calibrated score` is what the product's `select: best` does. `vote weighted by it` is its `select: weighted`, had the votes been counted on
-clusters; the product counts them on texts, which for programs all differ. `calibrated and pooled`, a logistic regression on score and size
-of a cluster, is not in the product. What came out: choosing as the product does falls
-after a few samples; what does not fall is not in it, and is no better than CodeT's plain rule.
+`select: ...` is the product's own code (`router/strategies/best_of_n.py`), told by its verifier what the tests say and which answers behave
+alike. `select: weighted` takes the odds of a cluster's score (calibrated on other problems), once, times the root of its votes; *by text*
+is the same without clusters, where nearly every program is alone. Beside it stand CodeT's rule (share of tests passed times the root of the
+votes), the sum of the scores of a cluster (DiVeRSe's weighted vote), and a logistic regression on score, votes and share of a cluster.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
+from adapters.types import Choice
 from benchmarks.harness import PAGES, Array, Ints, bootstrap, command, groups, interval, mean_of, parser, publish, recordings, table
 from difficulty.belief import Belief, Scores, Success, logit, sigmoid
 from difficulty.curves import Curves, Latency, Tokens
@@ -29,6 +33,8 @@ from policies.decide import next_draws
 from policies.facts import Facts, Market
 from policies.plans import BestOfN
 from policies.policy import Optimiser, Worth
+from router.candidates import Candidate
+from router.strategies.best_of_n import AGREEMENT, choose
 
 DRAWN = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 100)
 FOLDS = 5
@@ -36,6 +42,7 @@ BATCH = 2
 PLAN = BestOfN(backend="coder", n=100, verifier="tests", batch=BATCH)
 DIALS = (20.0, 80.0, 160.0, 320.0, 640.0, 1280.0)
 """Values of a right answer, in samples."""
+OURS = "`select: weighted`"
 PEAK = 4
 """Samples after which choosing by tests is known to get no better (Chen et al. 2022, "CodeT", on these samples)."""
 SEEN = 4
@@ -49,7 +56,9 @@ class Problem:
     passed: Array
     """Share of the tests that a sample passes; a sample that does not run passes none."""
     cluster: Ints
-    """Number of its behaviour."""
+    """Number of its behaviour; a sample that does not run has one of its own."""
+    runs: NDArray[np.bool_]
+    text: Sequence[str]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Problem:
@@ -58,11 +67,13 @@ class Problem:
         passes = np.array([(list(s["passes"] or ()) + [0] * most)[:most] for s in row["samples"]], dtype=np.int64)
         kinds = np.unique(passes, axis=0, return_inverse=True)[1] if most else np.zeros(len(passes), np.int64)
         right = np.array([s["correct"] for s in row["samples"]], dtype=np.float64)
-        return cls(right, passes.sum(axis=1) / max(most, 1), np.asarray(kinds).reshape(-1))
+        runs = np.array([bool(s["passes"]) for s in row["samples"]])
+        cluster = np.where(runs, np.asarray(kinds).reshape(-1), len(passes) + np.arange(len(passes)))
+        return cls(right, passes.sum(axis=1) / max(most, 1), cluster, runs, [str(s["answer"]) for s in row["samples"]])
 
 
-Choose = Callable[[Problem, Ints], int]
-"""The sample chosen of those drawn."""
+Choose = Callable[[Ints], int]
+"""Of the samples drawn, the one chosen."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,15 @@ class Learned:
         chance = self.pooled.predict_proba(_clusters(problem, self.scores, drawn)[0])[:, 1]
         return int(drawn[first[chance.argmax()]]) if len(kinds) else int(drawn[0])
 
+    def candidates(self, problem: Problem, *, clustered: bool = True) -> list[Candidate]:
+        """The samples as the product has them once its verifier has spoken."""
+        return [
+            Candidate(
+                Choice(text), "coder", PLAN.key, self.scores.calibrated(s), s, "tests", cluster=str(kind) if runs and clustered else ""
+            )
+            for text, s, kind, runs in zip(problem.text, problem.passed, problem.cluster, problem.runs, strict=True)
+        ]
+
 
 def _size(problem: Problem) -> int:
     return len(problem.right)
@@ -124,27 +144,47 @@ def _tempering(problems: Sequence[Problem], scores: Scores, success: Success, ri
     return fit_tempering(logits, evidence, {"coder": right - known}, {"coder": draws - SEEN})
 
 
-def ways(learned: Learned) -> dict[str, Choose]:
-    """The ways to choose."""
+def ways(learned: Learned, problem: Problem) -> dict[str, Choose]:
+    """The ways to choose among samples of a problem."""
 
-    def voted(weight: Callable[[Array], Array]) -> Choose:
-        def choose(problem: Problem, drawn: Ints) -> int:
-            place = np.unique(problem.cluster[drawn], return_inverse=True)[1].reshape(-1)
-            return int(drawn[np.bincount(place, weight(learned.calibrated(problem, drawn)))[place].argmax()])
+    def selected(select: str, pool: Sequence[Candidate]) -> Choose:
+        plan, place = PLAN.model_copy(update={"select": select}), {id(answer.choice): i for i, answer in enumerate(pool)}
+        return lambda drawn: place[id(choose(plan, [pool[i] for i in drawn]).choice)]
 
-        return choose
+    def voted(drawn: Ints) -> int:
+        place = np.unique(problem.cluster[drawn], return_inverse=True)[1].reshape(-1)
+        return int(drawn[np.bincount(place, learned.calibrated(problem, drawn))[place].argmax()])
 
-    def codet(problem: Problem, drawn: Ints) -> int:
+    def codet(drawn: Ints) -> int:
         place = np.unique(problem.cluster[drawn], return_inverse=True)[1].reshape(-1)
         return int(drawn[(np.sqrt(np.bincount(place)[place]) * problem.passed[drawn]).argmax()])
 
+    behaving, by_text = learned.candidates(problem), learned.candidates(problem, clustered=False)
     return {
-        "most tests passed": lambda problem, drawn: int(drawn[problem.passed[drawn].argmax()]),
-        "calibrated score": lambda problem, drawn: int(drawn[learned.calibrated(problem, drawn).argmax()]),
-        "vote weighted by it": voted(lambda chance: chance),
+        "most tests passed": lambda drawn: int(drawn[problem.passed[drawn].argmax()]),
+        "`select: best`": selected("best", behaving),
+        "`select: majority`": selected("majority", behaving),
+        "`select: weighted`, by text": selected("weighted", by_text),
+        OURS: selected("weighted", behaving),
+        "sum of scores": voted,
+        "logistic regression": lambda drawn: learned.pool(problem, drawn),
         "CodeT's rule": codet,
-        "calibrated and pooled": learned.pool,
     }
+
+
+def exponent(problems: Sequence[Problem], scores: Scores, rng: np.random.Generator) -> float:
+    """On the votes of a cluster, beside the odds of its score: the likeliest, where exactly one cluster among some samples is right."""
+    seen: list[tuple[Array, Array, int]] = []
+    for p in problems:
+        for drawn in (rng.permutation(len(p.right))[:k] for k in (PEAK, 4 * PEAK, 16 * PEAK)):
+            features, right, _ = _clusters(p, scores, drawn)
+            if (right > 0.5).sum() == 1:
+                seen.append((features[:, 0], features[:, 1], int(right.argmax())))
+
+    def loss(power: float) -> float:
+        return float(sum(logsumexp(said + power * votes) - said[i] - power * votes[i] for said, votes, i in seen))
+
+    return float(minimize_scalar(loss, bounds=(0, 3), method="bounded").x)
 
 
 def stopped(learned: Learned, problem: Problem, order: Ints, value: float) -> int:
@@ -175,20 +215,24 @@ def study(rows: Sequence[Mapping[str, Any]], orders: int, seed: int) -> dict[str
     fold = rng.permutation(group.max() + 1)[group] % FOLDS
     sizes = [k for k in DRAWN if k <= min(map(_size, problems))]
     found: dict[str, Array] = {}
+    exponents: list[float] = []
     halted = np.zeros((len(DIALS), 2, len(problems)))
     for number in range(FOLDS):
-        learned = Learned.of([p for p, f in zip(problems, fold, strict=True) if f != number], rng)
+        others = [p for p, f in zip(problems, fold, strict=True) if f != number]
+        learned = Learned.of(others, rng)
+        exponents.append(exponent(others, learned.scores, rng))
         for i in np.flatnonzero(fold == number):
+            chosen_by = ways(learned, problems[i])
             for turn in range(orders):
                 order = rng.permutation(len(problems[i].right))
-                for name, choose in ways(learned).items():
-                    marks = [problems[i].right[choose(problems[i], order[:k])] for k in sizes]
+                for name, choice in chosen_by.items():
+                    marks = [problems[i].right[choice(order[:k])] for k in sizes]
                     found.setdefault(name, np.zeros((len(sizes), len(problems))))[:, i] += np.array(marks) / orders
                 if turn < 2:
                     for d, value in enumerate(DIALS):
                         n = stopped(learned, problems[i], order, value)
-                        halted[d, :, i] += np.array([problems[i].right[learned.pool(problems[i], order[:n])], n]) / min(2, orders)
-    return _figures(found, halted, sizes, group)
+                        halted[d, :, i] += np.array([problems[i].right[chosen_by[OURS](order[:n])], n]) / min(2, orders)
+    return _figures(found, halted, sizes, group) | {"exponents": exponents}
 
 
 def _figures(found: Mapping[str, Array], halted: Array, sizes: Sequence[int], group: Ints) -> dict[str, Any]:
@@ -198,6 +242,7 @@ def _figures(found: Mapping[str, Array], halted: Array, sizes: Sequence[int], gr
         "drawn": sizes,
         "right": {name: values.mean(axis=1).tolist() for name, values in found.items()},
         "last": {name: bootstrap(mean_of(values[last]), group) for name, values in found.items()},
+        "ours_over": {name: bootstrap(mean_of(found[OURS][last] - values[last]), group) for name, values in found.items()},
         "last_over_peak": {name: bootstrap(mean_of(values[last] - values[at]), group) for name, values in found.items()},
         "stopped": [
             {"value": value, "right": bootstrap(mean_of(right), group), "drawn": float(drawn.mean())}
@@ -224,15 +269,17 @@ def page(files: Mapping[str, Any]) -> str:
         parts += [
             f"## {name}",
             f"{one['problems']} problems; right, %.",
-            table(["chosen by", "of 1", f"of {PEAK}", "of 16", f"of {last}", f"change from {PEAK} to {last}"], rows),
-            "The engine's own stop (`policies.next_draws` after every two samples), the answer calibrated and pooled:",
+            table(["chosen by", "of 1", f"of {PEAK}", "of 16", f"of {last}", f"from {PEAK} to {last}", f"ours has more, of {last}"], rows),
+            f"The exponent on a cluster's votes is {AGREEMENT:g} in the product; the likeliest one on the other problems lies"
+            f" between {min(one['exponents']):.2f} and {max(one['exponents']):.2f}, by fold.",
+            "The engine's own stop (`policies.next_draws` after every two samples), the answer chosen by `select: weighted`:",
             table(["a right answer is worth", "right, %", "samples drawn"], stops),
         ]
     return "\n\n".join(parts)
 
 
 def _ends(one: Mapping[str, Any], way: str) -> list[str]:
-    return [interval([100 * v for v in one[key][way]], ".1f") for key in ("last", "last_over_peak")]
+    return [interval([100 * v for v in one[key][way]], ".1f") for key in ("last", "last_over_peak", "ours_over")]
 
 
 def picture(files: Mapping[str, Any]) -> None:
@@ -245,7 +292,7 @@ def picture(files: Mapping[str, Any]) -> None:
     figure, axes = plt.subplots(1, len(files), figsize=(7 * len(files), 4.5), squeeze=False)
     for axis, (name, one) in zip(axes[0], files.items(), strict=True):
         for way, values in one["right"].items():
-            axis.plot(one["drawn"], [100 * v for v in values], "o-", label=way, lw=2.5 if "pooled" in way else 1.2, ms=4)
+            axis.plot(one["drawn"], [100 * v for v in values], "o-", label=way.replace("`", ""), lw=2.5 if way == OURS else 1.2, ms=4)
         axis.plot(
             [s["drawn"] for s in one["stopped"]], [100 * s["right"][0] for s in one["stopped"]], "k*", ms=10, label="the engine's stop"
         )
