@@ -94,7 +94,6 @@ def test_without_an_estimate_the_probe_counts_as_down() -> None:
     assert played.decision["actions"][0]["plan"] == "single(large)"
 
 
-<<<<<<< HEAD
 async def test_a_second_batch_is_billed_as_in_service() -> None:
     """Who keeps the prompt is paid its cached price from the second batch on; a log without such counts is played too."""
     policy = a_policy(3e-3, [CHAINS[0]])
@@ -119,7 +118,8 @@ def test_a_recorded_chain_is_billed_for_the_prompt_that_nobody_has_read() -> Non
     tape = Tape(Market(), input_tokens=10)
     assert [tape.cached("small", tokens) for tokens in (10, 10, 14)] == [0, 10, 14]
     assert [tape.cached("large", tokens) for tokens in (0, 25)] == [0, 25]
-=======
+
+
 class Behaves(Exact):
     """A verifier that believes no answer, and says which behave alike: those of the same last letter."""
 
@@ -152,4 +152,3 @@ async def test_a_log_may_be_gzipped_and_is_gone_on_with(name: str, tmp_path: Pat
     out.write_bytes(out.read_bytes()[:-9])
     assert PROMPT in [row["prompt"] for row in read_log(out)]
     assert read_log(tmp_path / "none.jsonl") == []
->>>>>>> 218f4d0 (Votes are counted on what the verifier says behaves alike: programs are never the same text)
