@@ -105,9 +105,7 @@ def of_outcomes(name: str, rows: Sequence[Mapping[str, Any]], seed: int) -> Reco
     used = list(dict.fromkeys(model for pool in picked.values() for model in pool))
     seen: list[dict[str, int]] = [{} for _ in rows]
     answers = {
-        model: [
-            [numbered(row["outcomes"][model].get("answer"), row["outcomes"][model]["correct"], seen[i])] for i, row in enumerate(rows)
-        ]
+        model: [[numbered(row["outcomes"][model].get("answer"), row["outcomes"][model]["correct"], seen[i])] for i, row in enumerate(rows)]
         for model in used
     }
     priced = "cost_usd" in rows[0]["outcomes"][models[0]]
@@ -155,9 +153,7 @@ class World:
         draws = {name: np.array([float(len(drawn)) for drawn in rows]) for name, rows in data.answers.items()}
         share = np.mean([right[name] / draws[name] for name in right], axis=0)
         e, known = estimate(data.prompts, share, data.group, data.side), data.side != TEST
-        success = fit_success(
-            dict.fromkeys(right, e[known]), *({name: of[name][known] for name in of} for of in (right, draws))
-        )
+        success = fit_success(dict.fromkeys(right, e[known]), *({name: of[name][known] for name in of} for of in (right, draws)))
         votes = learned_votes(data, np.flatnonzero(known))
         tokens = dict.fromkeys(right, Tokens(log(TOKENS), 0.0, 0.0))
         prices = {name: (0.0, usd / TOKENS * 1e6) for name, usd in data.usd.items()}
