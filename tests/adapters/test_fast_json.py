@@ -26,6 +26,15 @@ def test_a_lone_surrogate_can_be_read() -> None:
     assert loads(b'{"text": "\\ud83d"}') == {"text": "\ud83d"}
 
 
+@pytest.mark.parametrize("number", [2**63, 2**64, 10**30, -(10**30)])
+def test_whole_numbers_of_any_size_pass_as_they_came(number: int) -> None:
+    """Ids are no measurements: as a float they would be somebody else's."""
+    raw = json.dumps({"id": number})
+    assert loads(raw) == loads(raw.encode()) == {"id": number}
+    assert isinstance(loads(raw)["id"], int)
+    assert json.loads(dumps({"id": number})) == {"id": number}
+
+
 def test_what_is_no_json_is_a_value_error() -> None:
     """Whatever reads it."""
     with pytest.raises(ValueError, match="Expecting"):
