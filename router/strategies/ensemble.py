@@ -42,7 +42,8 @@ async def ensemble(spec: Ensemble, request: ChatRequest, run: Run) -> Candidate:
     async with asyncio.TaskGroup() as group:
         waiting = {group.create_task(_part(spec, member, request, run, n)): member for member, n in zip(members, asked, strict=False)}
         while waiting and not _over(spec, drawn, list(waiting.values()), run.weigh):
-            for task in (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in waiting if task in done]:  # of those that end at once, in the order of the plan
                 del waiting[task]
                 result = task.result()
                 (drawn.extend(result) if isinstance(result, list) else failures.append(result))
