@@ -69,7 +69,7 @@ class Problem:
         right = np.array([s["correct"] for s in row["samples"]], dtype=np.float64)
         runs = np.array([bool(s["passes"]) for s in row["samples"]])
         cluster = np.where(runs, np.asarray(kinds).reshape(-1), len(passes) + np.arange(len(passes)))
-        return cls(right, passes.sum(axis=1) / max(most, 1), cluster, runs, [str(s.get("answer", "")) for s in row["samples"]])
+        return cls(right, passes.sum(axis=1) / max(most, 1), cluster, runs, [str(s["answer"]) for s in row["samples"]])
 
 
 Choose = Callable[[Ints], int]
