@@ -34,6 +34,7 @@ from policies.decide import decide
 from policies.facts import Facts, Market
 from policies.plans import Single
 from policies.policy import Optimiser, Worth
+from router.baselines import Log, single
 from router.certify import by_group, reference
 from router.offline import at, opened, progress
 from router.play import play
@@ -89,7 +90,7 @@ def fleet(config: Path, log: Path) -> Population:
         runs = [play(study.parts, at(study.policy(name), multiplier), study.rows, study.estimates, step) for multiplier in FLEET_DIAL]
     against = study.parts.baseline or ""
     right, keys = reference(study.rows, against), [row["group"] for row in study.rows]
-    dear = np.mean([trace["cost_usd"] / len(trace["answers"]) for row in study.rows for trace in row["traces"] if against in trace["plan"]])
+    dear = single(Log(study.rows, study.parts.market, study.estimates), against).cost.mean()
     loss = np.stack([by_group(keys, right - np.array([played.right for played in run])) for run in runs])
     return Population(f"fleet, {name}", loss, np.array([np.mean([played.cost_usd for played in run]) for run in runs]) / dear)
 
