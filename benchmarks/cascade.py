@@ -4,7 +4,8 @@
 
 The engine (`ladder.py`) is fitted on train and calibrate; so are the baselines, on both together. Every operating point (the value of a
 right answer, in calls to the dearest model) is chosen before the test side is seen. A method's frontier is the hull of its points, each the
-mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it.
+mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it; there is
+none where some resamples never get there.
 """
 
 from __future__ import annotations
@@ -250,7 +251,9 @@ def _deadlines(one: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _or_none(value: Sequence[float] | None) -> str:
-    return "-" if value is None or np.isnan(value[0]) else interval(value, ".2f")
+    if value is None or np.isnan(value[0]):
+        return "-"
+    return f"{value[0]:.2f}" if np.isnan(value[1]) else interval(value, ".2f")
 
 
 def picture(frontiers: Mapping[str, Mapping[str, Means]]) -> None:
