@@ -4,8 +4,8 @@
 
 The engine (`ladder.py`) is fitted on train and calibrate; so are the baselines, on both together. Every operating point (the value of a
 right answer, in calls to the dearest model) is chosen before the test side is seen. A method's frontier is the hull of its points, each the
-mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it; there is
-none where some resamples never get there.
+mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it; there
+is none where some resamples never get there.
 """
 
 from __future__ import annotations
