@@ -23,7 +23,7 @@ from benchmarks import harness
 from benchmarks.harness import TEST, Array, Ints
 from benchmarks.ladder import estimate
 from difficulty.curves import Curves, Tokens
-from difficulty.learn import fit_success
+from difficulty.learn_success import fit_success
 from difficulty.learn_votes import Sampled, fit_agreement, fit_votes
 from difficulty.probe import Estimate
 from difficulty.votes import Votes

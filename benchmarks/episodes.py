@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Array
-from difficulty.belief import PLAIN, PRIOR, Belief, Channel, Evidence, sigmoid
+from difficulty.belief import OWN_NODES, OWN_PRIOR, PLAIN, PRIOR, Belief, Channel, Evidence, sigmoid
 from policies.decide import decide, next_draws
 from policies.facts import Decision, Facts, Market
 from policies.forecast import stages
@@ -84,7 +84,8 @@ class Episode:
 
     def __init__(self, cell: Cell, node: int, rng: np.random.Generator) -> None:
         self.cell, self.belief, self.rng = cell, cell.prior, rng
-        self.node = node
+        self.at = {name: self._node(name, node) for name in self.belief.lines}
+        """The true difficulty: by backend, its node on the backend's grid."""
         self.done: frozenset[str] = frozenset()
         self.cost_usd = 0.0
 
@@ -93,9 +94,15 @@ class Episode:
         while (plan := self.cell.decide(self.belief, self.done).plan) is not None:
             self.done |= {plan.key}
             self._run(plan)
-        by_node = self.belief.best_by_node
-        assert by_node is not None, "a request without limits is answered"
-        return self.cost_usd, float(by_node[self.node])
+        best = self.belief.best_answer
+        assert best is not None, "a request without limits is answered"
+        return self.cost_usd, float(self.belief.right_by_node(best)[self.at[best.backend]])
+
+    def _node(self, backend: str, shared: int) -> int:
+        """A node of the backend's grid at that shared one: what is the backend's own is drawn."""
+        if not self.belief.grid(backend):
+            return shared
+        return shared * len(OWN_NODES) + int(self.rng.choice(len(OWN_NODES), p=OWN_PRIOR[0]))
 
     def _run(self, plan: Plan) -> None:
         """Stage after stage, while more is worth it."""
@@ -105,7 +112,7 @@ class Episode:
             row = stages(plan, self.cell.prior, self.cell.market, self.cell.facts, drawn, [n])[0]
             chained = isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and drawn > 0)
             for _ in range(row.draws):
-                self._draw(plan, float(row.p[self.node]), self.cell.market.curves.plan(plan.key).channel if chained else PLAIN)
+                self._draw(plan, float(row.p[self.at[plan.backend]]), self.cell.market.curves.plan(plan.key).channel if chained else PLAIN)
             drawn += row.draws
             self.cost_usd += row.cost_usd
 
@@ -117,7 +124,7 @@ class Episode:
     def _scored(self, plan: Source, right: bool, channel: Channel) -> Evidence:
         """The verifier's word on an answer: one of its bins, as often as right or wrong answers to so hard a prompt fall into it."""
         scores = self.cell.market.curves.scores_of(plan.verifier or "")
-        of_right, of_wrong = scores.likelihoods(sigmoid(self.belief.logits[plan.backend][[self.node]]))
+        of_right, of_wrong = scores.likelihoods(sigmoid(self.belief.logits[plan.backend][[self.at[plan.backend]]]))
         chances = (of_right if right else of_wrong)[0]
         k = int(self.rng.choice(len(chances), p=chances / chances.sum()))
         return scores.seen(plan.backend, (scores.edges[0] - 1, *scores.edges)[k], channel)

@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.harness import CALIBRATE, TEST, TRAIN, Array, Ints, groups
 from difficulty.belief import NODES, PRIOR, Belief, Scores, Success
 from difficulty.curves import Curves, Latency
-from difficulty.learn import GRID, fit_latency, fit_scores, fit_success, fit_tokens
+from difficulty.learn import GRID, fit_latency, fit_scores, fit_tokens
+from difficulty.learn_success import fit_success
 from policies.decide import decide
 from policies.facts import Facts, Market, NothingToRun
 from policies.plans import Single

@@ -26,9 +26,10 @@ import numpy as np
 
 from benchmarks.cascade import Means, hull
 from benchmarks.harness import PAGES, Array, Ints, bootstrap, command, interval, mean_of, parser, publish, recordings, table
-from difficulty.belief import NODES, PLAIN, Belief, Channel, Evidence, Scores
+from difficulty.belief import PLAIN, Belief, Channel, Evidence, Scores
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
-from difficulty.learn import fit_channel, fit_success, posterior
+from difficulty.learn import fit_channel
+from difficulty.learn_success import fit_success, posterior
 from policies.decide import decide, next_draws
 from policies.facts import Facts, Market
 from policies.forecast import stages
@@ -77,8 +78,7 @@ def fitted(logs: Logs, train: Ints, shared: bool) -> Market:
     success = fit_success(features, right, draws)
     if not shared:
         success = {kind: replace(curve, intercept=_level(right[kind], draws[kind]), spread=0.0) for kind, curve in success.items()}
-    weights = posterior(success, features, right, draws)
-    line = np.tile(success["cot"].intercept + success["cot"].spread * NODES, (len(train), 1))
+    weights, line = posterior(success, features, right, draws, "cot"), success["cot"].logits(features["cot"])
     fit = PlanFit(fit_channel(line, weights, logs.found[train]))
     prompt_share = {kind: (logs.batch_usd[kind][train].mean() / BATCH) for kind in KINDS}
     free = dict.fromkeys(("exact", *KINDS), Latency(0.0, 0.0, 0.0))

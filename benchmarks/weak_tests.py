@@ -28,7 +28,8 @@ from adapters.types import Choice
 from benchmarks.harness import PAGES, Array, Ints, bootstrap, command, groups, interval, mean_of, parser, publish, recordings, table
 from difficulty.belief import Belief, Scores, Success, logit, sigmoid
 from difficulty.curves import Curves, Latency, Tokens
-from difficulty.learn import fit_scores, fit_success, fit_tempering
+from difficulty.learn import fit_scores, fit_tempering
+from difficulty.learn_success import fit_success
 from policies.decide import next_draws
 from policies.facts import Facts, Market
 from policies.plans import BestOfN

@@ -1,11 +1,13 @@
 """What is believed about one prompt: how likely each backend is to answer it right, and how likely each answer so far is right.
 
-Backends share a latent difficulty u ~ N(0, 1), held on Gauss-Hermite nodes u_j with weights w_j:
+Backends share a latent difficulty u ~ N(0, 1), and each has one of its own, v_m ~ N(0, 1), for what is hard for it alone:
 
-    p_m(x, u_j) = sigmoid(a_m + b_m * e_m(x) + t_m * u_j)
+    p_m(x, u, v_m) = sigmoid(a_m + b_m * e_m(x) + t_m * u + s_m * v_m)
 
-so "the small one failed" makes the large one less likely too, and a large t_m says that wrong answers repeat and sampling is futile.
-A scored answer moves the weights (`Belief.after`). Nothing here knows a price or decides anything: that is `policies/`.
+so "the small one failed" makes the large one less likely too, by what t_m and t_n share, and a large t_m or s_m says that wrong answers
+repeat and sampling is futile. Both are held on Gauss-Hermite nodes: u on J nodes with weights [J]; and, as own parts are independent given
+u, v_m on K nodes with weights given u [J, K], for each backend by itself. A backend's grid is J * K nodes, flattened; where s_m is 0, the J
+shared ones. A scored answer moves the weights (`Belief.after`). Nothing here knows a price or decides anything: that is `policies/`.
 """
 
 from __future__ import annotations
@@ -21,12 +23,23 @@ from numpy.typing import NDArray
 from difficulty.votes import Tally
 
 Array = NDArray[np.float64]
+Line = tuple[float, ...]
+"""A logit as a line in u and v: (at 0, slope in u), and where a backend has a part of its own the slope in v."""
 
 _hermite_x, _hermite_w = np.polynomial.hermite_e.hermegauss(21)
 NODES: Array = _hermite_x
 """The latent difficulty at the quadrature nodes, shape [J]; positive is easier."""
 PRIOR: Array = _hermite_w / _hermite_w.sum()
 """Weights of a standard normal at the nodes, shape [J]."""
+_hermite_x, _hermite_w = np.polynomial.hermite_e.hermegauss(7)
+OWN_NODES: Array = _hermite_x
+"""A backend's own difficulty at its quadrature nodes, shape [K]."""
+OWN_PRIOR: Array = np.tile(_hermite_w / _hermite_w.sum(), (len(NODES), 1))
+"""Their weights given the shared one, shape [J, K]."""
+NO_OWN: Array = np.ones((len(NODES), 1))
+"""The same where a backend has no part of its own."""
+TINY = 1e-300
+"""For logarithms and quotients of what may be 0."""
 
 DEFAULT_SPREAD = 1.0
 """t of a backend that nothing was fitted for: some prompts are hard for it and stay hard."""
@@ -34,7 +47,7 @@ DEFAULT_SPREAD = 1.0
 
 def sigmoid(x: Array | float) -> Array:
     """The logistic function."""
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40.0, 40.0))), dtype=np.float64)
+    return np.asarray(1.0 / (1.0 + np.exp(-np.minimum(np.maximum(x, -40.0), 40.0))), dtype=np.float64)
 
 
 def logit(p: Array | float) -> Array:
@@ -45,15 +58,21 @@ def logit(p: Array | float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A backend's chance of answering right: sigmoid(intercept + slope * e + spread * u)."""
+    """A backend's chance of answering right: sigmoid(intercept + slope * e + spread * u + own * v)."""
 
     intercept: float = 0.0
     slope: float = 1.0
     spread: float = DEFAULT_SPREAD
+    own: float = 0.0
 
-    def line(self, feature: float) -> tuple[float, float]:
-        """The logit as a line in u: (at u = 0, slope)."""
-        return self.intercept + self.slope * feature, self.spread
+    def line(self, feature: float) -> Line:
+        """The logit as a line."""
+        centre = self.intercept + self.slope * feature
+        return (centre, self.spread, self.own) if self.own else (centre, self.spread)
+
+    def logits(self, features: Array | float) -> Array:
+        """Logits of the chance at each node of the backend's grid, [..., N] of features [...]."""
+        return np.add.outer(self.intercept + self.slope * np.asarray(features), on_grid(self.spread, self.own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +169,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Belief:
-    """Weights over the nodes, each backend's logit as a line in u, and the answers seen so far."""
+    """Weights over the nodes, each backend's logit as a line, and the answers seen so far."""
 
-    lines: Mapping[str, tuple[float, float]]
-    """By backend: logit of the chance at u = 0, and its slope in u."""
+    lines: Mapping[str, Line]
+    """By backend."""
     weights: Array = field(default_factory=lambda: PRIOR)
+    """Over the shared nodes, [J]."""
     evidence: tuple[Evidence, ...] = ()
     source: str = "probe"
     """Where the estimate came from: probe, heuristic, none."""
     tempering: float = 1.0
     """Exponent on the likelihoods, at most 1: answers to one prompt err together more than the model says."""
+    own: Mapping[str, Array] = field(default_factory=dict)
+    """By backend that has a part of its own and has answered: the weights of that part given the shared one, [J, K]."""
 
     @classmethod
     def prior(cls, features: Mapping[str, float], success: Mapping[str, Success], source: str = "probe", tempering: float = 1.0) -> Belief:
@@ -171,47 +193,82 @@ class Belief:
         """The same with some backends' logits moved: what feedback has shown to be off (`difficulty/feedback.py`)."""
         if not shifts:
             return self
-        moved = {name: (centre + shifts.get(name, 0.0), slope) for name, (centre, slope) in self.lines.items()}
+        moved = {name: (centre + shifts.get(name, 0.0), *slopes) for name, (centre, *slopes) in self.lines.items()}
         return replace(self, lines=moved).before.after(self.evidence)
 
     @cached_property
     def logits(self) -> Mapping[str, Array]:
-        """By backend: logit of the chance at each node, shape [J]."""
-        return {name: centre + slope * NODES for name, (centre, slope) in self.lines.items()}
+        """By backend: logit of the chance at each node of its grid."""
+        return {name: centre + on_grid(*slopes) for name, (centre, *slopes) in self.lines.items()}
+
+    def by_node(self, backend: str, channel: Channel = PLAIN) -> Array:
+        """Chance at each node of its grid that a draw of this backend is right; the same array each time."""
+        key = backend, channel.shift, channel.slope
+        if key not in self._by_node:
+            self._by_node[key] = channel.p(self.logits[backend])
+        return self._by_node[key]
+
+    @cached_property
+    def _by_node(self) -> dict[tuple[str, float, float], Array]:
+        return {}
 
     def p_correct(self, backend: str, channel: Channel = PLAIN) -> float:
         """Chance that the next draw of this backend is right."""
-        return float(self.weights @ channel.p(self.logits[backend]))
+        return float(self.weights_of(backend) @ self.by_node(backend, channel))
+
+    def grid(self, backend: str) -> str:
+        """Which grid a backend is on: its own, or the shared one (""), which stands where a backend is asked for as well."""
+        return backend if len(self.lines.get(backend, ())) > 2 else ""
+
+    def weights_of(self, backend: str) -> Array:
+        """Weights over the nodes of a backend's grid, [N]."""
+        return (self.weights[:, None] * self._given(backend)).ravel() if self.grid(backend) else self.weights
+
+    def shared(self, backend: str, values: Array) -> Array:
+        """The mean at each shared node of what is known at each node of a backend's grid, [..., N] as [..., J]."""
+        given = self._given(backend)
+        return (values.reshape(*values.shape[:-1], *given.shape) * given).sum(axis=-1) if self.grid(backend) else values
+
+    def _given(self, backend: str) -> Array:
+        """Weights of a backend's own part given the shared one, [J, K]."""
+        return self.own.get(backend, OWN_PRIOR) if self.grid(backend) else NO_OWN
 
     def after(self, answers: Iterable[Evidence]) -> Belief:
         """The belief after more answers were seen."""
-        weights, seen = self.weights, tuple(answers)
+        weights, own, seen = self.weights, dict(self.own), tuple(answers)
         for answer in seen:
             right, wrong = self.joint(answer)
-            weights = weights * (right + wrong) ** self.tempering
-            weights = weights / weights.sum()
-        return replace(self, weights=weights, evidence=self.evidence + seen)
+            given = own.get(answer.backend, self._given(answer.backend))
+            joint = weights[:, None] * given * ((right + wrong) ** self.tempering).reshape(given.shape)
+            joint = joint / joint.sum()
+            weights = joint.sum(axis=1)
+            if self.grid(answer.backend):
+                own[answer.backend] = joint / np.maximum(weights, TINY)[:, None]
+        return replace(self, weights=weights, evidence=self.evidence + seen, own=own)
 
     @property
     def before(self) -> Belief:
         """The belief as it was before the first answer."""
-        return replace(self, weights=PRIOR, evidence=())
+        return replace(self, weights=PRIOR, evidence=(), own={})
 
     def right_by_node(self, answer: Evidence) -> Array:
-        """Chance at each node that an answer seen is right, shape [J]."""
+        """Chance at each node of its backend's grid that an answer seen is right."""
         right, wrong = self.joint(answer)
         return right / (right + wrong)
 
     def joint(self, answer: Evidence) -> tuple[Array, Array]:
-        """Chance at each node of this score and a right answer, and of this score and a wrong one, each of shape [J]."""
-        logits = self.logits[answer.backend]
-        p, ease = answer.channel.p(logits), sigmoid(logits)
+        """Chance at each node of this score and a right answer, and of this score and a wrong one."""
+        p, ease = self.by_node(answer.backend, answer.channel), self.by_node(answer.backend)
         return p * _between(answer.if_right_hard, answer.if_right, ease), (1 - p) * _between(answer.if_wrong_hard, answer.if_wrong, ease)
 
     @cached_property
     def chances(self) -> tuple[float, ...]:
         """Chance that each answer seen is right, in the order of `evidence`."""
-        return tuple(float(self.weights @ self.right_by_node(answer)) for answer in self.evidence)
+        return tuple(self.chance(answer) for answer in self.evidence)
+
+    def chance(self, answer: Evidence) -> float:
+        """Chance that an answer seen is right."""
+        return float(self.weights_of(answer.backend) @ self.right_by_node(answer))
 
     @property
     def best(self) -> float:
@@ -219,11 +276,33 @@ class Belief:
         return max(self.chances, default=0.0)
 
     @cached_property
-    def best_by_node(self) -> Array | None:
-        """Chance at each node that the best answer so far is right, shape [J]; None where there is no answer."""
-        if not self.evidence:
+    def best_answer(self) -> Evidence | None:
+        """The answer that is likeliest right; None where there is no answer."""
+        return self.evidence[self.chances.index(self.best)] if self.evidence else None
+
+    def best_on(self, backend: str) -> Array | None:
+        """Chance at each node of a backend's grid that the best answer so far is right; None where there is no answer."""
+        if self.best_answer is None:
             return None
-        return self.right_by_node(self.evidence[self.chances.index(self.best)])
+        origin, right = self.best_answer.backend, self._best_right
+        if self.grid(origin) == self.grid(backend):
+            return right
+        return np.asarray(self.carried(self.weights_of(origin)[None], right[None], origin, backend)[1][0])
+
+    @cached_property
+    def _best_right(self) -> Array:
+        assert self.best_answer is not None, "asked for where there is an answer"
+        return self.right_by_node(self.best_answer)
+
+    def carried(self, weights: Array, right: Array, origin: str, backend: str) -> tuple[Array, Array]:
+        """F beliefs on the grid of `origin`, and a chance at each of its nodes, both [F, N], as they are on the grid of another backend:
+        what is origin's own is averaged out, what is the other's is as it was."""
+        if self.grid(origin) == self.grid(backend):
+            return weights, right
+        joint, given = weights.reshape(len(weights), len(NODES), -1), self._given(backend)
+        shared = joint.sum(axis=2)
+        held = (joint * right.reshape(joint.shape)).sum(axis=2) / np.maximum(shared, TINY)
+        return (shared[:, :, None] * given).reshape(len(weights), -1), np.repeat(held, given.shape[1], axis=1)
 
     def as_json(self) -> dict[str, Any]:
         """For the decision log: `from_json` builds the same belief again."""
@@ -238,9 +317,19 @@ class Belief:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Belief:
         """The belief that `as_json` wrote."""
-        lines = {name: (line[0], line[1]) for name, line in data["lines"].items()}
+        lines = {name: tuple(line) for name, line in data["lines"].items()}
         seen = (_answer(*row) for row in data["evidence"])
         return cls(lines, source=data["source"], tempering=data["tempering"]).after(seen)
+
+
+def on_grid(spread: float, own: float = 0.0) -> Array:
+    """What u and v add to a logit at each node of a backend's grid."""
+    return np.add.outer(spread * NODES, own * OWN_NODES).ravel() if own else spread * NODES
+
+
+def prior_of(own: float) -> Array:
+    """Weights of such a grid before the first answer."""
+    return (PRIOR[:, None] * OWN_PRIOR).ravel() if own else PRIOR
 
 
 def _between(hard: float | None, easy: float, ease: Array) -> Array | float:

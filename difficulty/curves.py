@@ -107,8 +107,10 @@ class Curves:
         return self.plans.get(key, _UNSEEN_PLAN)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"format": FORMAT} | asdict(self)
+        """Plain data. A part of a backend's own that is 0 is left out: files from before there was any keep their digest."""
+        plain = {"format": FORMAT} | asdict(self)
+        plain["success"] = {name: {k: v for k, v in row.items() if k != "own" or v} for name, row in plain["success"].items()}
+        return plain
 
     @cached_property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""How the curves are fitted from labelled draws: success of each backend, scores of each verifier, channels, tokens, latency.
+"""How the curves are fitted from labelled draws: scores of each verifier, channels, tempering, tokens, latency.
 
 Plain statistics on arrays: no model, no file, no policy. The estimators are maximum likelihood with a weak prior where a small log
 would otherwise give a wild number.
@@ -14,62 +14,9 @@ from scipy.optimize import minimize, nnls
 from scipy.special import expit, log_expit, logsumexp
 from sklearn.isotonic import IsotonicRegression
 
-from difficulty.belief import NODES, PRIOR, Array, Channel, Scores, Success, logit
+from difficulty.belief import NODES, Array, Channel, Scores, logit, prior_of
 from difficulty.curves import Latency, Tokens
-
-PRIOR_WEIGHT = 2.0
-"""Weak pull of slopes to 1 and of shifts to 0, in units of half a squared deviation."""
-
-
-def fit_success(features: Mapping[str, Array], right: Mapping[str, Array], draws: Mapping[str, Array]) -> dict[str, Success]:
-    """(intercept, slope, spread) of every backend, jointly, the latent difficulty integrated out.
-
-    Each mapping is by backend, arrays of shape [N] over prompts: e_m(x) (out of fold), right draws, draws (0 where it was not tried).
-    Maximises sum_i log sum_j w_j prod_m p_mj^k (1 - p_mj)^(n - k). The spread is known only where some prompts have two draws or more.
-    """
-    names = list(features)
-    e, k, n = (np.stack([np.asarray(rows[name], dtype=np.float64) for name in names]) for rows in (features, right, draws))
-
-    def loss(theta: Array) -> tuple[float, Array]:
-        a, b, t = theta.reshape(3, len(names), 1)
-        x = (a + b * e)[:, :, None] + (t[:, :, None] * NODES)
-        joint = (k[:, :, None] * log_expit(x) + (n - k)[:, :, None] * log_expit(-x)).sum(axis=0) + np.log(PRIOR)
-        total = logsumexp(joint, axis=1, keepdims=True)
-        pull = k[:, :, None] - n[:, :, None] * expit(x)
-        weighted = pull * np.exp(joint - total)
-        by_prompt = weighted.sum(axis=2)
-        grad = np.stack([by_prompt.sum(axis=1), (by_prompt * e).sum(axis=1), (weighted * NODES).sum(axis=(1, 2))])
-        off = np.stack([np.zeros(len(names)), theta.reshape(3, -1)[1] - 1, np.zeros(len(names))])
-        return float(-total.sum() + PRIOR_WEIGHT / 2 * (off**2).sum()), (PRIOR_WEIGHT * off - grad).ravel()
-
-    share = (k.sum(axis=1) + 0.5) / (n.sum(axis=1) + 1)
-    bounds = [(-8, 8)] * len(names) + [(0, 5)] * len(names) + [(0.0, 6)] * len(names)
-    tried = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in _starts(share)]
-    found = min(tried, key=lambda one: float(one.fun)).x.reshape(3, len(names))
-    return {name: Success(*(float(v) for v in found[:, m])) for m, name in enumerate(names)}
-
-
-def _starts(share: Array) -> list[Array]:
-    """Where to climb from, each of shape [3 * M]: even odds, and twice the odds seen (sigmoid(a / sqrt(1 + pi t^2 / 8)) is about the mean).
-
-    With many draws the likelihood has several tops: from even odds alone, 27 models with ten draws each on 160 prompts were taken to be
-    right in 36 % of all cases where 25 % were.
-    """
-    ones = np.ones(len(share))
-    seen = [np.concatenate([np.clip(logit(share) * np.sqrt(1 + np.pi * t**2 / 8), -8, 8), ones, t * ones]) for t in (0.7, 2.0)]
-    return [np.concatenate([0 * ones, ones, 0.7 * ones]), *seen]
-
-
-def posterior(
-    success: Mapping[str, Success], features: Mapping[str, Array], right: Mapping[str, Array], draws: Mapping[str, Array]
-) -> Array:
-    """Weights over the nodes for each prompt after its draws, shape [N, J]."""
-    joint = np.log(PRIOR)
-    for name, curve in success.items():
-        x = (curve.intercept + curve.slope * np.asarray(features[name], dtype=np.float64))[:, None] + curve.spread * NODES
-        k, n = np.asarray(right[name])[:, None], np.asarray(draws[name])[:, None]
-        joint = joint + k * log_expit(x) + (n - k) * log_expit(-x)
-    return np.asarray(np.exp(joint - logsumexp(joint, axis=1, keepdims=True)))
+from difficulty.learn_success import PRIOR_WEIGHT
 
 
 def fit_channel(logits: Array, weights: Array, right: ArrayLike) -> Channel:
@@ -90,18 +37,26 @@ def fit_channel(logits: Array, weights: Array, right: ArrayLike) -> Channel:
     return Channel(float(shift), float(steep))
 
 
+def seen_from(logits: Array, size: int) -> Array:
+    """The logits [N, J] of a backend on a grid of another that has so many nodes: its own part is averaged out."""
+    chance = expit(logits).reshape(len(logits), len(NODES), -1)
+    own = prior_of(float(chance.shape[2] > 1)).reshape(len(NODES), -1)
+    return np.repeat(logit((chance * own).sum(axis=2) / own.sum(axis=1)), size // len(NODES), axis=1)
+
+
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 def fit_tempering(logits: Mapping[str, Array], evidence: Array, right: Mapping[str, Array], draws: Mapping[str, Array]) -> float:
     """The exponent on the likelihoods under which answers that were seen predict best those that were not.
 
-    `logits` by backend [N, J]; `evidence` [N, J] is the log likelihood at each node of the scores seen; `right` and `draws` [N] count what
-    is to be predicted, by backend.
+    `evidence` [N, J] is the log likelihood at each node of the scores seen, on the grid of the backend that was seen; `logits` by backend
+    [N, J] are on the same grid (`seen_from`); `right` and `draws` [N] count what is to be predicted, by backend.
     """
+    prior = np.log(prior_of(float(evidence.shape[1] != len(NODES))))
 
     def loss(exponent: float) -> float:
-        joint = np.log(PRIOR) + exponent * evidence
+        joint = prior + exponent * evidence
         weights = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
         chance = {name: np.clip((weights * expit(x)).sum(axis=1), 1e-6, 1 - 1e-6) for name, x in logits.items()}
         each = [right[name] * np.log(c) + (draws[name] - right[name]) * np.log1p(-c) for name, c in chance.items()]

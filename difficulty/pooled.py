@@ -19,7 +19,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from difficulty.belief import Array, Belief, Channel, Evidence, logit, sigmoid
+from difficulty.belief import TINY, Array, Belief, Channel, Evidence, logit, sigmoid
 from difficulty.votes import Votes
 
 Ints = NDArray[np.int64]
@@ -32,15 +32,19 @@ def chances(belief: Belief, said: Sequence[str], voters: Sequence[Evidence], vot
     drawn = Counter(voter.backend for voter in voters)
     share = {name: (1 + max(votes_of(name).slope, 0.0) * log(n)) / n for name, n in drawn.items()}
     agree = {name: votes_of(name).agree for name in drawn}
-    answers = dict.fromkeys(said, np.zeros_like(belief.weights))
-    all_wrong = np.zeros_like(belief.weights)
-    for answer, voter in zip(said, voters, strict=True):
-        right, wrong = (share[voter.backend] * np.log(np.maximum(each, 1e-300)) for each in belief.joint(voter))
-        wrong = wrong + share[voter.backend] * log(agree[voter.backend])
-        all_wrong = all_wrong + wrong
-        answers[answer] = answers[answer] + right - wrong
+    answers = {answer: row for row, answer in enumerate(dict.fromkeys(said))}
     unsaid = 1 + len(agree) / sum(agree.values()) - len(answers)  # of the answers that there are, those that nobody gave
-    rows = np.stack([*answers.values(), np.full_like(all_wrong, log(unsaid) if unsaid > 0 else -np.inf)]) + all_wrong
+    rows = np.zeros((len(answers) + 1, len(belief.weights)))
+    rows[-1] = log(unsaid) if unsaid > 0 else -np.inf
+    for name in drawn:
+        logs = np.zeros((len(rows), len(belief.weights_of(name))))
+        for answer, voter in zip(said, voters, strict=True):
+            if voter.backend == name:
+                right, wrong = (share[name] * np.log(np.maximum(each, TINY)) for each in belief.joint(voter))
+                wrong = wrong + share[name] * log(agree[name])
+                logs += wrong
+                logs[answers[answer]] += right - wrong
+        rows += np.log(np.maximum(belief.shared(name, np.exp(logs)), TINY)) if belief.grid(name) else logs
     mass = np.exp(rows - rows.max()) @ belief.weights
     return dict(zip(answers, (mass / mass.sum()).tolist(), strict=False))
 
@@ -51,7 +55,7 @@ def vote(belief: Belief, members: Mapping[str, int], votes_of: Callable[[str], V
     A backend is taken for one voice, its own majority, which weighs as that majority is likely to be right; in a plain vote it weighs as
     it has samples, and a tie goes to the likelier. So two are worth what the heavier one is: how sure they are shows once they speak.
     """
-    voices = [_majority(belief.logits[name], votes_of(name), n) for name, n in members.items()]
+    voices = [belief.shared(name, _majority(belief.logits[name], votes_of(name), n)) for name, n in members.items()]
     agree = np.array([votes_of(name).agree for name in members])
     likely = np.maximum([float(logit(belief.weights @ p)) for p in voices] - np.log(agree), 0.0)
     weights = likely if weighted else np.array(list(members.values())) + 1e-6 * likely

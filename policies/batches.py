@@ -36,10 +36,12 @@ def cheapest(p: Array, weights: Array, n: int, prices: Mapping[int, float]) -> l
     `p` is the chance at each node that an answer is right and `weights` the belief, [J]; `prices` are those of the sizes to choose from.
     """
     sizes, price = np.array(list(prices)), np.array(list(prices.values()))
-    all_wrong = weights @ (1 - p)[:, None] ** np.arange(n + sizes.max() + 1)
+    all_wrong = weights @ np.exp(np.multiply.outer(np.log1p(-p), np.arange(n + sizes.max() + 1)))
     goes_wrong = all_wrong[np.arange(n)[:, None] + sizes] / np.maximum(all_wrong[:n, None], 1e-300)
     best = sizes[np.argmin(price / np.maximum(1 - goes_wrong, 1e-12), axis=1)]
     found: list[int] = []
-    while (made := sum(found)) < n:
-        found.append(min(int(best[made]), n - made))
+    left = n
+    while left:
+        found.append(min(int(best[n - left]), left))
+        left -= found[-1]
     return found

@@ -31,7 +31,7 @@ class Stage:
 
     draws: int
     p: Array
-    """Chance at each node that a draw is right, shape [J]."""
+    """Chance at each node of its grid that a draw is right; of draws of several backends, at each shared node."""
     cost_usd: float
     worst_usd: float
     """At the 95th percentile of the output's length."""
@@ -102,7 +102,7 @@ def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, c
     worst_s = _worst_s(market, plan.backend, mean, q95) + (_worst_s(market, plan.verifier, 0, 0) if plan.verifier else 0.0)
     return Stage(
         n,
-        channel.p(belief.logits[plan.backend]),
+        belief.by_node(plan.backend, channel),
         market.cost_usd(plan.backend, reads, n * mean, cached) + score_usd[0],
         market.cost_usd(plan.backend, reads, n * q95) + score_usd[1],
         speed.mean(mean) + score_s,
@@ -137,7 +137,8 @@ def _at_once(members: Sequence[Member], belief: Belief, market: Market, facts: F
     """The draws of several backends made at the same time: all are paid, and the slowest is waited for."""
     rows = [_draws(member, belief, market, facts, member.n) for member in members]
     n = sum(row.draws for row in rows)
-    p = 1 - prod((1 - row.p) ** (row.draws / n) for row in rows)
+    misses = prod(belief.shared(member.backend, (1 - row.p) ** row.draws) for member, row in zip(members, rows, strict=True))
+    p = 1 - misses ** (1 / n)
     usd, worst_usd = sum(row.cost_usd for row in rows), sum(row.worst_usd for row in rows)
     parts = tuple((member.backend, member.n) for member in members)
     return Stage(n, np.asarray(p), usd, worst_usd, max(row.latency_s for row in rows), max(row.worst_s for row in rows), parts)

@@ -35,7 +35,7 @@ class OneAnswer(Optimisation):
             return Considered(plan, refused=unfit(plan, self.facts))
         (way,) = self._begun[plan.key]
         (row,), (cost_q95_usd, latency_q95_s) = way.rows, way.worst
-        quality = max(self.belief.best, float(self.belief.weights @ row.p))
+        quality = max(self.belief.best, float(self.belief.weights_of(way.grid) @ row.p))
         utility_usd = self._value(quality) - self._price(row.cost_usd, row.latency_s)
         return Considered(
             plan, quality, row.cost_usd, cost_q95_usd, row.latency_s, latency_q95_s, utility_usd, self._refused(way)

@@ -8,19 +8,20 @@ later option to go up. Hard limits come first: the worst case (95th percentile) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, takewhile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief
 from policies.batches import BATCHES, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Stage, left, stages
 from policies.limits import no_reserve, offered, over_limits, unfit
-from policies.outlook import Outline, Outlook, outline, outlook
+from policies.outlook import Kinds, Outline, Outlook, outline, outlooks, unscored
 from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
 
@@ -30,6 +31,9 @@ EVEN_SO_USD = 1e-12
 """What a second counts at least when a batch is sized: of batches that cost alike the quicker is taken."""
 FLOOR_STEP = 0.005
 """Quality below the floor is weighed in steps of this: less is not worth a plan."""
+
+Start = tuple[Array, Array | None]
+"""Beliefs to start from, [F, N], and the chance at each node that the best answer so far is right (None: there is none)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class Optimisation:
     market: Market
     facts: Facts
     belief: Belief
+    kinds: Kinds = field(default_factory=dict, repr=False, compare=False)
+    """Tables that its plans share, made when they are asked for."""
 
     def decide(self) -> Decision:
         """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
@@ -89,7 +95,7 @@ class Optimisation:
         """How many answers a plan under way should draw next; 0 where its rest does not beat stopping now and every other plan."""
         if not left(plan, drawn):
             return 0
-        here = self._prospect(list(self._wholes(plan, drawn)))
+        [here] = self._prospects_of([list(self._wholes(plan, drawn))])
         draws = here.way.rows[0].draws
         return draws if not drawn or self._beats_all_else(here) else 0
 
@@ -114,21 +120,47 @@ class Optimisation:
 
     @cached_property
     def _prospects(self) -> dict[str, Prospect]:
-        return {key: self._prospect(wholes) for key, wholes in self._begun.items()}
+        return dict(zip(self._begun, self._prospects_of(list(self._begun.values())), strict=True))
 
     @cached_property
     def _begun(self) -> dict[str, list[Outline]]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
         return {plan.key: list(self._wholes(plan, 0)) for plan in fit}
 
-    def _prospect(self, wholes: Sequence[Outline]) -> Prospect:
-        """As far as the limits are sure to allow, and of that as far as it is worth most: a plan may be given up at any stage."""
-        ways = [whole.first(n) for whole in wholes for n in _lengths(len(whole.rows))]
-        within = [way for way in ways if not self._refused(way)]
-        found = [self._seen(way) for way in within or ways[:1]]
-        if not within:
-            return replace(found[0], refused=self._refused(ways[0]))
-        return max(found, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
+    def _prospects_of(self, plans: Sequence[Sequence[Outline]]) -> list[Prospect]:
+        """Each plan as far as the limits are sure to allow, and of that as far as it is worth most: it may be given up at any stage."""
+        ways = [[whole.first(n) for whole in wholes for n in _lengths(len(whole.rows))] for wholes in plans]
+        within = [[way for way in some if not self._refused(way)] for some in ways]
+        looked_at = [some or every[:1] for some, every in zip(within, ways, strict=True)]
+        seen = iter(self._views([way for some in looked_at for way in some], self._now))
+        found = []
+        for some, allowed in zip(looked_at, within, strict=True):
+            prospects = [Prospect(way, next(seen)) for way in some]
+            likeliest = max(prospects, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
+            found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.way)))
+        return found
+
+    def _now(self, grid: str) -> Start:
+        """The belief as it is, on a grid."""
+        best = self.belief.best_on(grid)
+        return self.belief.weights_of(grid)[None], None if best is None else best[None]
+
+    def _views(self, ways: Sequence[Outline], start: Callable[[str], Start]) -> list[Outlook]:
+        """How each of them ends from each of the beliefs to start from; those on one grid, with as many bins of the score, are
+        taken together."""
+        alike: dict[tuple[str, int], list[int]] = {}
+        for i, way in enumerate(ways):
+            alike.setdefault((way.grid, len(way.stretches[0].kind.any) if way.stretches else 0), []).append(i)
+        found: dict[int, Outlook] = {}
+        for numbers in alike.values():
+            some = [ways[i] for i in numbers]
+            weights, so_far = start(some[0].grid)
+            if some[0].stretches:
+                views = outlooks(some, weights, so_far, self._stop_at(some, weights))
+            else:
+                views = [unscored(way, weights, so_far, self._draw_price(way)) for way in some]
+            found |= zip(numbers, views, strict=True)
+        return [found[i] for i in range(len(ways))]
 
     def _refused(self, way: Outline) -> str:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
@@ -165,7 +197,7 @@ class Optimisation:
             affordable = [row for row in rounds if row.worst_usd <= self.facts.left_usd] or rounds[:1]
             for fastest in (affordable, affordable[2:], affordable[4:]):
                 if fastest:
-                    yield (found := self._whole(plan, drawn, self._batches(fastest, plan.n - drawn), rounds))
+                    yield (found := self._whole(plan, drawn, self._batches(plan.backend, fastest, plan.n - drawn), rounds))
                     if found.worst[1] <= self.facts.left_s:
                         return
 
@@ -175,19 +207,14 @@ class Optimisation:
             rows = stages(plan, self.belief, self.market, self.facts, drawn, batches)
         else:
             rows = [sizes[n] for n in batches]
-        return outline(plan, rows, self.belief, self.market, drawn)
+        return outline(plan, rows, self.belief, self.market, drawn, self.kinds)
 
-    def _batches(self, rounds: Sequence[Stage], n: int) -> list[int]:
+    def _batches(self, backend: str, rounds: Sequence[Stage], n: int) -> list[int]:
         """The sizes of n answers' batches, out of those of `rounds`. Where nothing has a price, the fewest rounds."""
-        so_far = self.belief.best_by_node
-        weights = self.belief.weights if so_far is None else self.belief.weights * (1 - so_far)
+        weights, so_far = self.belief.weights_of(backend), self.belief.best_on(backend)
+        weights = weights if so_far is None else weights * (1 - so_far)
         prices = {row.draws: self._price(row.cost_usd, row.latency_s) + EVEN_SO_USD * row.latency_s for row in rounds}
         return cheapest(rounds[0].p, weights, n, prices)
-
-    def _seen(self, way: Outline) -> Prospect:
-        best = self.belief.best_by_node
-        so_far, weights = None if best is None else best[None], self.belief.weights[None]
-        return Prospect(way, outlook(way, weights, so_far, self._stop_at(way, weights), self._draw_price(way)))
 
     def _consider(self, plan: Plan, then: Sequel) -> Considered:
         if reason := unfit(plan, self.facts):
@@ -211,26 +238,32 @@ class Optimisation:
         open_ = [i for i, first in enumerate(firsts) if first.way.plan.verifier is not None and first.view.open[0] >= OPEN_ENOUGH]
         if not open_:
             return found
-        weights, held = (np.concatenate([getattr(firsts[i].view, of) for i in open_]) for of in ("open_weights", "open_right"))
-        kept = (weights * held).sum(axis=1)
-        for other in self._prospects.values():
-            view = outlook(other.way, weights, held, self._stop_at(other.way, weights), self._draw_price(other.way))
-            adds = zip(open_, view.quality - kept, view.cost_usd, view.latency_s, strict=True)
-            for i, quality, cost, seconds in adds:
-                first = firsts[i]
-                share = float(first.view.open[0])
-                then = Sequel(share * float(quality), share * float(cost), share * float(seconds))
-                if self._may_follow(first, other) and self._beats(first, then, found[i]):
-                    found[i] = then
+        befores = [firsts[i].way.grid for i in open_]
+        ends = [(firsts[i].view.open_weights, firsts[i].view.open_right) for i in open_]
+        kept, share = np.array([(w * held).sum() for w, held in ends]), np.array([firsts[i].view.open[0] for i in open_])
+
+        def after(grid: str) -> Start:
+            carried = [self.belief.carried(*end, before, grid) for end, before in zip(ends, befores, strict=True)]
+            weights, so_far = (np.concatenate(parts) for parts in zip(*carried, strict=True))
+            return weights, so_far
+
+        others = list(self._prospects.values())
+        views = self._views([other.way for other in others], after)
+        adds = share * np.array([np.zeros((3, len(open_))), *((v.quality - kept, v.cost_usd, v.latency_s) for v in views)])
+        net = self._value(adds[:, 0]) - self._price(adds[:, 1], adds[:, 2])
+        step = _step(np.array([firsts[i].quality for i in open_]) + adds[:, 0], self._floor)
+        step[1:][~self._may_follow([firsts[i] for i in open_], others)] = -1
+        best = np.where(step == step.max(axis=0), net, -np.inf).argmax(axis=0)
+        for column, i in enumerate(open_):
+            found[i] = Sequel(*adds[best[column], :, column].tolist())
         return found
 
-    def _may_follow(self, first: Prospect, other: Prospect) -> bool:
-        both = [a + b for a, b in zip(first.way.worst, other.way.worst, strict=True)]
-        return other.way.plan.key not in first.way.plan.covers and not over_limits(self.facts, both[0], both[1])
-
-    def _beats(self, first: Prospect, then: Sequel, best: Sequel) -> bool:
-        one, two = (self._rank(first.quality + each.quality, self._net(each)) for each in (then, best))
-        return one > two
+    def _may_follow(self, firsts: Sequence[Prospect], others: Sequence[Prospect]) -> NDArray[np.bool_]:
+        """Whether each of the others may be run after each of the firsts, both at their worst within the limits."""
+        before, after = (np.array([one.way.worst for one in some]) for some in (firsts, others))
+        fits = np.asarray((after[:, None] + before <= (self.facts.left_usd, self.facts.left_s)).all(axis=-1))
+        others_than = [[other.way.plan.key not in first.way.plan.covers for first in firsts] for other in others]
+        return np.asarray(fits & np.array(others_than, dtype=bool))
 
     # --- worth ----------------------------------------------------------------------------------------------------
 
@@ -247,7 +280,7 @@ class Optimisation:
 
     def _rank(self, quality: float, utility_usd: float) -> tuple[int, float]:
         """What orders all that may be done: first how near it comes to the floor, in steps that are worth a plan; then its utility."""
-        return int(min(quality, self._floor) / FLOOR_STEP + 1e-9), utility_usd
+        return int(_step(quality, self._floor)), utility_usd
 
     @property
     def _rank_of_stopping(self) -> tuple[int, float]:
@@ -264,11 +297,14 @@ class Optimisation:
         below, row = bool(self.belief.evidence) and self.belief.best < self._floor, way.rows[0]
         return 0.0 if below else self._price(row.cost_usd, row.latency_s) / row.draws / max(self._value(1.0), 1e-15)
 
-    def _stop_at(self, way: Outline, weights: Array) -> Array:
+    def _stop_at(self, ways: Sequence[Outline], weights: Array) -> Array:
         """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price.
-        Not below the floor. [F]."""
-        row, gain = way.rows[-1], np.maximum(self._value(1.0) * way.helps(weights), 1e-15)
-        return np.clip(1 - self._price(row.cost_usd, row.latency_s) / gain, max(0.5, self._floor), 0.995)
+        Not below the floor. [P, F]."""
+        last = [way.stretches[-1] for way in ways]
+        helps = 1 - np.array([stretch.kind.misses(stretch.stage.draws) for stretch in last]) @ weights.T
+        prices = np.array([[self._price(stretch.stage.cost_usd, stretch.stage.latency_s)] for stretch in last])
+        pays_to = 1 - prices / np.maximum(self._value(1.0) * helps, 1e-15)
+        return np.minimum(np.maximum(pays_to, max(0.5, self._floor)), 0.995)
 
     def _quickest(self, considered: tuple[Considered, ...]) -> Decision:
         """Where no plan is sure to end in time and nothing is answered: the quickest of those that will if all goes as usual."""
@@ -284,6 +320,11 @@ class Optimisation:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
         below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"
+
+
+def _step(quality: Array | float, floor: float) -> NDArray[np.int64]:
+    """How near it comes to the floor."""
+    return np.asarray(np.minimum(quality, floor) / FLOOR_STEP + 1e-9).astype(np.int64)
 
 
 def _lengths(stages: int) -> list[int]:

@@ -13,23 +13,24 @@ and K bins of the score.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate, groupby
-from math import prod
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
-from difficulty.belief import Array, Belief, Channel, logit, sigmoid
+from difficulty.belief import TINY, Array, Belief, Channel, Scores, logit
 from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
 from policies.forecast import Stage, worst
 from policies.plans import BestOfN, Ensemble, Plan
 
+Ints = NDArray[np.int64]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Outlook:
     """How a plan ends from each of F beliefs."""
 
@@ -40,62 +41,98 @@ class Outlook:
     latency_s: Array
     draws: Array
     """Expected answers, [F]."""
-    open: Array
-    """Chance that no answer reached `stop_at`, [F]."""
-    open_weights: Array
-    """Belief over the nodes in that case, [F, J]."""
-    open_right: Array
-    """Chance at each node that the best answer is right in that case, [F, J]."""
+    weights: Array
+    """The belief before, [F, J]."""
+    goes_on: Array
+    """Chance at each node that no answer reached `stop_at`, [F, J]."""
+    kept: Array
+    """Chance at each node of that and a right answer, [F, J]."""
+
+    @cached_property
+    def open(self) -> Array:
+        """Chance that no answer reached `stop_at`, [F]."""
+        return np.asarray((self.weights * self.goes_on).sum(axis=1))
+
+    @cached_property
+    def open_weights(self) -> Array:
+        """Belief over the nodes in that case, [F, J]."""
+        left_open = self.open[:, None]
+        return np.where(left_open > 0, self.weights * self.goes_on / np.maximum(left_open, TINY), self.weights)
+
+    @cached_property
+    def open_right(self) -> Array:
+        """Chance at each node that the best answer is right in that case, [F, J]."""
+        return np.clip(self.kept / np.maximum(self.goes_on, 1e-12), 0, 1)
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """Like stages that follow each other, with tables that hold whatever is believed.
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """Scored draws that are alike, whatever is believed. Tables by bin are [K, J]; tables by cut [K + 1, J], whose entry k is about scores
+    under bin k, are made once for all plans that draw so."""
 
-    Tables by bin are [J, K]. Tables by cut are [K + 1, J]: entry k is about scores from bin k on, or under it.
-    """
-
-    stage: Stage
-    times: int
+    p: Array
+    """Chance at each node that a draw is right, [J]."""
     if_right: Array
     """Chance of a right answer with that score, by bin."""
     any: Array
     """Chance of that score, by bin."""
+    right: Array
+    """Chance that the best of a stage is right if it has that score, by bin."""
+    _misses: dict[int, Array] = field(default_factory=dict)
+    _under: dict[int, Array] = field(default_factory=dict)
+    _ends_right: dict[int, Array] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, p: Array, ease: Array, scores: Scores) -> Kind:
+        """Draws that are right with chance `p` where the backend's plain samples are with chance `ease`, each [J]."""
+        right, wrong = scores.likelihoods(ease)
+        if_right = p[:, None] * right
+        any_ = if_right + (1 - p)[:, None] * wrong
+        return cls(p, if_right.T, any_.T, (if_right / any_).T)
+
+    def misses(self, n: int) -> Array:
+        """Chance at each node that none of n draws is right, [J]."""
+        if n not in self._misses:
+            self._misses[n] = (1 - self.p) ** n
+        return self._misses[n]
 
     @cached_property
-    def right(self) -> Array:
-        """Chance that an answer with that score is right, by bin."""
-        return self.if_right / self.any
+    def _log_under(self) -> Array:
+        return np.log(np.maximum(_summed(self.any), TINY))
 
-    @cached_property
-    def top(self) -> Array:
-        """Chance that the best of a stage's draws has that score or a lower one, by bin."""
-        return np.asarray(self.any.cumsum(axis=1) ** self.stage.draws)
+    def under(self, n: int) -> Array:
+        """Chance that all of n draws are under the cut."""
+        if n not in self._under:
+            self._under[n] = np.exp(n * self._log_under)
+        return self._under[n]
 
-    @cached_property
-    def goes_on(self) -> Array:
-        """Chance that no draw of a stage reaches the cut."""
-        return _under(self.top)
+    def ends_right(self, n: int) -> Array:
+        """Chance that the best of n draws reaches the cut and is right."""
+        if n not in self._ends_right:
+            under = _right_under(self.under(n), self.right)
+            self._ends_right[n] = under[-1] - under
+        return self._ends_right[n]
 
-    @cached_property
-    def ends_right(self) -> Array:
-        """Chance that a stage's best reaches the cut and is right."""
-        return _right_under(self.top, self.right, from_top=True)
+    def first(self, weights: Array, at: Array) -> Ints:
+        """From F beliefs, for each of the chances `at` [P, F] the first bin whose answers are right with it; K, if none is."""
+        chance = (weights @ self.if_right.T) / (weights @ self.any.T)
+        enough = chance >= at[..., None]
+        return np.asarray(np.where(enough.any(axis=-1), enough.argmax(axis=-1), chance.shape[1]))
 
 
-@dataclass(frozen=True)
-class Mixed(Stretch):
-    """A stage of draws of several backends. Each has the bins of the score for itself, and all these bins are in one order: by the chance
-    that is now believed of an answer there. The best answer of all is then the one in the highest bin, as the router chooses it."""
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Stages of one kind and size that follow each other."""
 
-    of: Sequence[int]
-    """Whose each bin is: an index into the stage's `parts`."""
+    stage: Stage
+    times: int
+    kind: Kind
 
-    @cached_property
-    def top(self) -> Array:
-        """Chance that the best of a stage's draws is in that bin or a lower one, by bin."""
-        mine = (np.where(np.equal(self.of, m), self.any, 0.0) for m in range(len(self.stage.parts)))
-        return np.asarray(prod(any_.cumsum(axis=1) ** n for any_, (_, n) in zip(mine, self.stage.parts, strict=True)))
+    @property
+    def tables(self) -> tuple[Array, Array, Array]:
+        """By cut: chance that a stage is under it, that all are, and that a stage ends with a right answer."""
+        draws = self.stage.draws
+        return self.kind.under(draws), self.kind.under(draws * self.times), self.kind.ends_right(draws)
 
 
 @dataclass(frozen=True)
@@ -112,6 +149,8 @@ class Outline:
     """Chance at each node that the vote's leader is right, [J]."""
     pooled: Array | None = None
     """The same of the vote of several backends, before it is held."""
+    grid: str = ""
+    """The grid of its tables: its backend's, or the shared one of several."""
 
     @cached_property
     def worst(self) -> tuple[float, float]:
@@ -119,16 +158,9 @@ class Outline:
         return worst(self.rows)
 
     @cached_property
-    def before(self) -> Sequence[Array]:
-        """By cut: chance that each stretch is begun, and at last that the plan ends without reaching the cut."""
-        tables = accumulate((s.top**s.times for s in self.stretches), np.multiply, initial=np.ones_like(self.stretches[0].top))
-        return [_under(table) for table in tables]
-
-    @cached_property
-    def holds_right(self) -> Array:
-        """By cut: chance that the best of all its answers is under the cut and right, as the last stretch's answers are."""
-        whole = self.before[-1][1:].T
-        return _right_under(whole, self.stretches[-1].right, from_top=False)
+    def kinds(self) -> Sequence[Kind]:
+        """Of its stretches, each once, in order."""
+        return list(dict.fromkeys(stretch.kind for stretch in self.stretches))
 
     def first(self, n: int) -> Outline:
         """Its first n stages."""
@@ -137,34 +169,33 @@ class Outline:
         left, kept = n, []
         for stretch in self.stretches:
             if left > 0:
-                kept.append(replace(stretch, times=min(left, stretch.times)))
+                kept.append(Stretch(stretch.stage, min(left, stretch.times), stretch.kind))
             left -= stretch.times
         return replace(self, rows=self.rows[:n], stretches=kept)
 
-    def helps(self, weights: Array) -> Array:
-        """Chance that its last stage brings a right answer, [F]."""
-        row = self.rows[-1]
-        return np.asarray(1 - weights @ (1 - row.p) ** row.draws)
+
+Kinds = dict[tuple[int, str], Kind]
+"""By the identity of their chances, and the verifier."""
 
 
-def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, drawn: int = 0) -> Outline:
-    """A plan of these stages, or what is left of it after `drawn` answers."""
+def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, drawn: int = 0, kinds: Kinds | None = None) -> Outline:
+    """A plan of these stages, or what is left of it after `drawn` answers; `kinds` are those that other plans have made."""
     if isinstance(plan, Ensemble):
         return _ensemble(plan, rows, belief, market)
-    votes = market.curves.votes_of(plan.backend)
+    votes, kinds, grid = market.curves.votes_of(plan.backend), {} if kinds is None else kinds, belief.grid(plan.backend)
     if plan.verifier is None:
-        vote = belief.evidence[-1] if drawn and belief.evidence else None
-        if vote is None or vote.votes is None:
-            return Outline(plan, rows, (), votes)
-        return Outline(plan, rows, (), votes, vote.votes, belief.right_by_node(vote))
-    if_right, if_wrong = market.curves.scores_of(plan.verifier).likelihoods(sigmoid(belief.logits[plan.backend]))
+        seen = belief.evidence[-1] if drawn and belief.evidence else None
+        if seen is None or seen.votes is None:
+            return Outline(plan, rows, (), votes, grid=grid)
+        return Outline(plan, rows, (), votes, seen.votes, belief.right_by_node(seen), grid=grid)
     found = []
     for _, alike in groupby(rows, key=lambda row: (id(row.p), row.draws, row.cost_usd)):
         run = list(alike)
-        p = run[0].p[:, None]
-        right = p * if_right
-        found.append(Stretch(run[0], len(run), right, right + (1 - p) * if_wrong))
-    return Outline(plan, rows, found, votes)
+        key = id(run[0].p), plan.verifier
+        if key not in kinds:
+            kinds[key] = Kind.of(run[0].p, belief.by_node(plan.backend), market.curves.scores_of(plan.verifier))
+        found.append(Stretch(run[0], len(run), kinds[key]))
+    return Outline(plan, rows, found, votes, grid=grid)
 
 
 def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Market) -> Outline:
@@ -173,72 +204,94 @@ def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Mar
     if plan.verifier is None or plan.select == "majority":
         pooled = vote(belief, dict(stage.parts), market.curves.votes_of, weighted=plan.select == "weighted")
         return Outline(plan, rows, (), votes, pooled=pooled)
-    right, any_ = [], []
-    for name, _ in stage.parts:
-        p = sigmoid(belief.logits[name])
-        if_right, if_wrong = market.curves.scores_of(plan.verifier).likelihoods(p)
-        right.append(p[:, None] * if_right)
-        any_.append(right[-1] + (1 - p[:, None]) * if_wrong)
-    of = np.repeat(np.arange(len(right)), right[0].shape[1])
-    all_right, all_any = np.hstack(right), np.hstack(any_)
-    order = np.argsort((belief.weights @ all_right) / (belief.weights @ all_any), kind="stable")
-    return Outline(plan, rows, [Mixed(stage, 1, all_right[:, order], all_any[:, order], of[order].tolist())], votes)
+    return Outline(plan, rows, [Stretch(stage, 1, _mixed(stage, belief, market.curves.scores_of(plan.verifier)))], votes)
+
+
+def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
+    """A stage of draws of several backends. Each has the bins of the score for itself, and all these bins are in one order: by the chance
+    that is now believed of an answer there. The best answer of all is then the one in the highest bin, as the router chooses it."""
+    kinds = {name: Kind.of(p, p, scores) for name, _ in stage.parts for p in [belief.by_node(name)]}
+    likely = np.concatenate([kind.if_right @ w / (kind.any @ w) for name, kind in kinds.items() for w in [belief.weights_of(name)]])
+    order, bins, under, right = np.argsort(likely, kind="stable"), len(likely) // len(kinds), np.ones(1), []
+    for number, (name, n) in enumerate(stage.parts):
+        mine = order // bins == number
+        each = np.zeros((len(likely), len(belief.weights_of(name))))
+        each[mine] = kinds[name].any[order[mine] % bins]
+        whole = _summed(each) ** n
+        under = under * belief.shared(name, whole)
+        step, held = whole[1:] - whole[:-1], np.zeros_like(each)
+        held[mine] = kinds[name].right[order[mine] % bins]
+        right.append(belief.shared(name, step * held) / np.where(mine[:, None], np.maximum(belief.shared(name, step), TINY), 1.0))
+    all_right, all_any = (
+        np.concatenate([belief.shared(name, getattr(kind, of)) for name, kind in kinds.items()])[order] for of in ("if_right", "any")
+    )
+    return Kind(stage.p, all_right, all_any, np.sum(right, axis=0), _under={0: np.ones_like(under), stage.draws: under})
+
+
+def outlooks(plans: Sequence[Outline], weights: Array, so_far: Array | None, stop_at: Array) -> list[Outlook]:
+    """Of P plans of one backend and verifier, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best answer so far right
+    at each node with chance `so_far` [F, J] (None: there is no answer)."""
+    best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
+    ends, keeps = _cuts(plans, weights, best, np.maximum(stop_at, best))
+    going = np.ones((*stop_at.shape, weights.shape[1]))
+    done, spent = np.zeros_like(going), np.zeros((3, *stop_at.shape))
+    under = np.ones((len(plans), *plans[0].stretches[0].kind.under(0).shape))
+    for number in range(max(len(plan.stretches) for plan in plans)):
+        have = [p for p, plan in enumerate(plans) if len(plan.stretches) > number]
+        stretches, at, this = [plans[p].stretches[number] for p in have], ends[have], np.arange(len(have))[:, None]
+        once, whole, right = (np.array(tables) for tables in zip(*(stretch.tables for stretch in stretches), strict=True))
+        prices = np.array([(s.stage.cost_usd, s.stage.latency_s, float(s.stage.draws)) for s in stretches])
+        made = going[have] * _geometric(once[this, at], whole[this, at], np.array([[[float(s.times)]] for s in stretches]))
+        spent[:, have] += prices.T[:, :, None] * (weights * made).sum(axis=-1)
+        done[have] += made * right[this, at]
+        going[have] *= whole[this, at]
+        under[have] *= whole
+    this = np.arange(len(plans))[:, None]
+    holds = _right_under(under, np.array([plan.stretches[-1].kind.right for plan in plans]))
+    kept = holds[this, ends] - holds[this, keeps]
+    if so_far is not None:
+        kept += under[this, keeps] * so_far
+    quality = (weights * (done + kept)).sum(axis=-1)
+    return [Outlook(quality[p], spent[0, p], spent[1, p], spent[2, p], weights, going[p], kept[p]) for p in range(len(plans))]
 
 
 def outlook(plan: Outline, weights: Array, so_far: Array | None, stop_at: Array, draw_price: float = 0.0) -> Outlook:
-    """From F beliefs [F, J], with the best answer so far right at each node with chance `so_far` [F, J] (None: there is no answer).
-
-    A plan with a verifier ends at `stop_at` [F]; a vote by `draw_price`, what a sample costs over what a right answer is worth.
-    """
+    """Of one plan: with a verifier it ends at `stop_at` [F]; a vote by `draw_price`, a sample's over what a right answer is worth."""
     if not plan.stretches:
-        return _unscored(plan, weights, so_far, draw_price)
-    best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
-    chances = [(weights @ stretch.if_right) / (weights @ stretch.any) for stretch in plan.stretches]
-    ends = np.max([_first(chance, np.maximum(stop_at, best)) for chance in chances], axis=0)
-    keeps = np.minimum(_first(chances[-1], best), ends)
-    done, spent = np.zeros_like(weights), np.zeros((3, len(weights)))
-    for stretch, before in zip(plan.stretches, plan.before, strict=False):
-        stage, made = stretch.stage, before[ends] * _geometric(stretch.goes_on[ends], stretch.times)
-        spent += np.multiply.outer([stage.cost_usd, stage.latency_s, float(stage.draws)], (weights * made).sum(axis=1))
-        done += made * stretch.ends_right[ends]
-    going, kept = plan.before[-1][ends], plan.holds_right[ends] - plan.holds_right[keeps]
-    if so_far is not None:
-        kept = kept + plan.before[-1][keeps] * so_far
-    left_open = (weights * going).sum(axis=1)
-    posterior = np.where(left_open[:, None] > 0, weights * going / np.maximum(left_open, 1e-300)[:, None], weights)
-    quality = (weights * (done + kept)).sum(axis=1)
-    right = np.clip(kept / np.maximum(going, 1e-12), 0, 1)
-    return Outlook(quality, spent[0], spent[1], spent[2], left_open, posterior, right)
+        return unscored(plan, weights, so_far, draw_price)
+    return outlooks([plan], weights, so_far, stop_at[None])[0]
 
 
-def _under(table: Array) -> Array:
-    """A cumulative table by bin [J, K] as one by cut [K + 1, J]."""
-    return np.vstack([np.zeros(len(table)), table.T])
+def _cuts(plans: Sequence[Outline], weights: Array, best: Array, stop_at: Array) -> tuple[Ints, Ints]:
+    """For each plan and belief: the bin from which a score ends it, in each of its stretches; and the bin from which the last stretch's
+    answer is likelier right than the best so far. Each [P, F]."""
+    ends, keeps = np.zeros((2, *stop_at.shape), dtype=np.int64)
+    for kind in {stretch.kind for plan in plans for stretch in plan.stretches}:
+        draws, last = ([kind in kinds for kinds in of] for of in ([p.kinds for p in plans], [p.kinds[-1:] for p in plans]))
+        ends[draws] = np.maximum(ends[draws], kind.first(weights, stop_at[draws]))
+        keeps[last] = kind.first(weights, best)
+    return ends, np.minimum(keeps, ends)
 
 
-def _right_under(cumulative: Array, right: Array, *, from_top: bool) -> Array:
-    """By cut: chance that the best score is under it (from the top: not under it) and the answer right."""
-    each = cumulative * right
-    each[:, 1:] -= cumulative[:, :-1] * right[:, 1:]
-    under = _under(each.cumsum(axis=1))
-    return under[-1] - under if from_top else under
+def _summed(each: Array) -> Array:
+    """Sums of [..., K, J] by bin as a table by cut [..., K + 1, J]: nothing is under the first."""
+    under = np.zeros((*each.shape[:-2], each.shape[-2] + 1, each.shape[-1]))
+    np.cumsum(each, axis=-2, out=under[..., 1:, :])
+    return under
 
 
-def _first(chance: Array, at: Array) -> NDArray[np.int64]:
-    """For each belief the first bin whose answers are right with this chance; their number, if none is. [F, K], [F] -> [F]."""
-    enough = chance >= at[:, None]
-    return np.asarray(np.where(enough.any(axis=1), enough.argmax(axis=1), chance.shape[1]))
+def _right_under(under: Array, right: Array) -> Array:
+    """By cut: chance that the best score is under it and the answer right; from the chance that it is under it."""
+    return _summed((under[..., 1:, :] - under[..., :-1, :]) * right)
 
 
-def _geometric(x: Array, n: int) -> Array:
+def _geometric(x: Array, x_to_n: Array, n: Array) -> Array:
     """1 + x + ... + x^(n-1)."""
-    if n == 1:
-        return np.ones_like(x)
     near = x > 1 - 1e-9
-    return np.asarray(np.where(near, float(n), (1 - x**n) / np.where(near, 1.0, 1 - x)))
+    return np.asarray(np.where(near, n, (1 - x_to_n) / np.where(near, 1.0, 1 - x)))
 
 
-def _unscored(plan: Outline, weights: Array, so_far: Array | None, price: float) -> Outlook:
+def unscored(plan: Outline, weights: Array, so_far: Array | None, price: float) -> Outlook:
     """Without a verifier only a vote ends early; the new answer is kept if it is likelier right than the one so far."""
     alone = plan.rows[0].p if plan.pooled is None else plan.pooled
     right, reached = np.broadcast_to(alone, weights.shape), np.ones(len(plan.rows))
@@ -255,7 +308,7 @@ def _unscored(plan: Outline, weights: Array, so_far: Array | None, price: float)
         right = np.where(better[:, None], right, so_far)
     spent = np.array([[row.cost_usd, row.latency_s, float(row.draws)] for row in plan.rows]).T @ reached
     usd, seconds, draws = np.repeat(spent[:, None], len(weights), axis=1)
-    return Outlook((weights * right).sum(axis=1), usd, seconds, draws, np.ones(len(weights)), weights, right)
+    return Outlook((weights * right).sum(axis=1), usd, seconds, draws, weights, np.ones_like(weights), right)
 
 
 def _majority(p: Array, votes: Votes, n: int) -> Array:

@@ -66,8 +66,9 @@ class RuleBook:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
         rows = stages(plan, self.belief, self.market, self.facts)
-        way, best = outline(plan, rows, self.belief, self.market), self.belief.best_by_node
-        view = outlook(way, self.belief.weights[None], None if best is None else best[None], np.array([self._aim]))
+        way = outline(plan, rows, self.belief, self.market)
+        best = self.belief.best_on(way.grid)
+        view = outlook(way, self.belief.weights_of(way.grid)[None], None if best is None else best[None], np.array([self._aim]))
         (cost_q95, seconds_q95), quality, cost, seconds = way.worst, *(float(of[0]) for of in (view.quality, view.cost_usd, view.latency_s))
         refused = over_limits(self.facts, cost_q95, seconds_q95, plan)
         return Considered(plan, quality, cost, cost_q95, seconds, seconds_q95, refused=refused)

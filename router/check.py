@@ -191,8 +191,8 @@ def _difference(expect: Expected, found: Decision) -> str:
 
 def _belief(test: PolicyTest, market: Market) -> Belief:
     curves = market.curves
-    spreads = {name: curves.success.get(name, Success()).spread for name in test.p_correct}
-    prior = Belief({name: (centre(p, spreads[name]), spreads[name]) for name, p in test.p_correct.items()})
+    slopes = {name: curves.success.get(name, Success(0.0)).line(0.0)[1:] for name in test.p_correct}
+    prior = Belief({name: (centre(p, *slopes[name]), *slopes[name]) for name, p in test.p_correct.items()})
     return prior.after(_evidence(seen, curves) for seen in test.answers)
 
 
@@ -202,10 +202,10 @@ def _evidence(seen: Seen, curves: Curves) -> Evidence:
     return curves.scores_of(seen.verifier).seen(seen.backend, seen.score)
 
 
-def centre(p: float, spread: float) -> float:
-    """The logit at u = 0 under which the chance, averaged over u, is p; by bisection."""
+def centre(p: float, *slopes: float) -> float:
+    """The logit at u and v of 0 under which the chance, averaged over both, is p; by bisection."""
     low, high = -30.0, 30.0
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if Belief({"m": (middle, spread)}).p_correct("m") < p else (low, middle)
+        low, high = (middle, high) if Belief({"m": (middle, *slopes)}).p_correct("m") < p else (low, middle)
     return low if 0 < p < 1 else float(logit(p))

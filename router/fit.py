@@ -16,13 +16,14 @@ import numpy as np
 from scipy.special import expit
 
 from adapters.answers import normalise
-from difficulty.belief import NODES, PRIOR, Array, Belief, Channel, Scores
+from difficulty.belief import PRIOR, Array, Belief, Channel, Scores
 from difficulty.conversation import conversation_text
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import FitError
 from difficulty.fit import FittedProbe
 from difficulty.labels import Labelled
-from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_tempering, fit_tokens, seen_from
+from difficulty.learn_success import fit_success, posterior
 from difficulty.learn_votes import Sampled, fit_agreement, fit_votes
 from difficulty.votes import Votes
 from policies.facts import Facts, Market
@@ -64,9 +65,9 @@ class CurveFit:
         """All of it."""
         right, draws = self._counts()
         success = fit_success(self.features, right, draws)
-        weights = posterior(success, self.features, right, draws)
-        logits = {name: np.add.outer(c.intercept + c.slope * self.features[name], c.spread * NODES) for name, c in success.items()}
-        chance = {name: (weights * expit(x)).sum(axis=1) for name, x in logits.items()}
+        weights = {name: posterior(success, self.features, right, draws, name) for name in success}
+        logits = {name: curve.logits(self.features[name]) for name, curve in success.items()}
+        chance = {name: (weights[name] * expit(x)).sum(axis=1) for name, x in logits.items()}
         found = Curves(success, self._tokens(), self._latency(), self._scores(chance), source=source)
         chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
         fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
@@ -105,7 +106,8 @@ class CurveFit:
         known = np.array([sum(a["correct"] for a in traces[i]["answers"][:SEEN]) for i in whole])
         right, draws = ({name: values[whole] for name, values in rows.items()} for rows in (right, draws))
         right[seen], draws[seen] = right[seen] - known, draws[seen] - SEEN
-        return fit_tempering({name: x[whole] for name, x in logits.items()}, joint, right, draws)
+        there = {name: x[whole] if name == seen else seen_from(x[whole], joint.shape[1]) for name, x in logits.items()}
+        return fit_tempering(there, joint, right, draws)
 
     def _votes(self) -> dict[str, Votes]:
         """Of every backend with several samples a prompt, or with others beside it; answers are compared as its plans compare them."""
@@ -137,7 +139,7 @@ class CurveFit:
         answers = {name: fit_latency([c[4] for c in rows], [c[5] for c in rows]) for name, rows in self._calls("generate", 1).items()}
         return answers | {name: fit_latency([0] * len(rows), [c[5] for c in rows]) for name, rows in self._calls("score").items()}
 
-    def _channel(self, plan: Revise | TreeSearch, logits: Mapping[str, Array], weights: Array) -> Channel:
+    def _channel(self, plan: Revise | TreeSearch, logits: Mapping[str, Array], weights: Mapping[str, Array]) -> Channel:
         """Of a revision: every attempt after a wrong one. Of a search: its chosen answer."""
         index: list[int] = []
         right: list[float] = []
@@ -149,7 +151,7 @@ class CurveFit:
                 elif isinstance(plan, Revise):
                     after_wrong = [mark for before, mark in pairwise(marks) if before == 0]
                     index, right = [*index, *[i] * len(after_wrong)], [*right, *after_wrong]
-        return fit_channel(logits[plan.backend][index], weights[index], right)
+        return fit_channel(logits[plan.backend][index], weights[plan.backend][index], right)
 
     def _with_factors(self, curves: Curves) -> Curves:
         """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums."""

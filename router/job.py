@@ -393,7 +393,7 @@ class Job:
     def chances_of(self, answers: Sequence[Candidate]) -> list[float]:
         """Chance that each of some new, plain samples is right, all of them seen."""
         belief = self.belief.after(self._evidence(answer, PLAIN) for answer in {answer.text: answer for answer in answers}.values())
-        return [float(belief.weights @ belief.right_by_node(self._evidence(answer, PLAIN))) for answer in answers]
+        return [belief.chance(self._evidence(answer, PLAIN)) for answer in answers]
 
     def least_usd(self, row: Considered) -> float:
         """The smallest ceiling under which a plan would have been run: what the policy reckons with, and what a call needs."""
@@ -424,7 +424,7 @@ class Job:
 
     def chance_of(self, answer: Candidate, channel: Channel) -> float:
         """Chance that an answer of the pool is right, by all that was seen."""
-        return float(self.belief.weights @ self.belief.right_by_node(self._evidence(answer, channel)))
+        return self.belief.chance(self._evidence(answer, channel))
 
     def _channel(self, plan: Plan, first: bool) -> Channel:
         """How an answer of this plan was drawn: the first attempt of a chain is a plain sample."""

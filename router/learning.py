@@ -74,6 +74,7 @@ async def _collected(built: Parts, collector: Collector, prompts: Any, out: Path
 
 def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: int) -> None:
     """Probe, curves and report from a log. Raises ConfigError or a DifficultyError that says what is missing."""
+    from difficulty.after_wrong import section
     from difficulty.artifact import save_probe
     from difficulty.encoders import open_encoder
     from difficulty.fit import fit_probe
@@ -96,6 +97,8 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     curves = learn_curves(learned_on, fitted, sold, plans, source=f"{len(learned_on)} prompts")
     with written(out) as place:
         report = write_report(fitted, place)
+        with (place / "report.md").open("a") as page:
+            page.write(section(fitted, curves.success))
         save_probe(place, fitted.head, reader, data_digest=fitted.table.digest, seed=seed, figures=summary(fitted, report))
         curves.save(place / "curves.json")
         digest = digest_of(place)

@@ -91,7 +91,7 @@ class Online:
         if job.bypass or outcome.cached:
             return
         lines = job.belief.lines
-        ease = sum(centre - job.corrections.get(name, 0.0) for name, (centre, _) in lines.items()) / max(1, len(lines))
+        ease = sum(centre - job.corrections.get(name, 0.0) for name, (centre, *_) in lines.items()) / max(1, len(lines))
         self.watch.asked(job.belief.source, ease, job.input_tokens)
         self.shadow_policies.offer(job, self.log)
         if self.shadow is not None:

@@ -106,3 +106,72 @@ def test_a_middling_score_says_more_of_a_hard_prompt() -> None:
     right, wrong = scores.likelihoods(np.array([0.0, 0.5, 1.0]))
     assert (right.sum(axis=1), wrong.sum(axis=1)) == (pytest.approx(np.ones(3)), pytest.approx(np.ones(3)))
     assert right[1] == pytest.approx((right[0] + right[2]) / 2)
+
+
+OWN = {"small": (0.0, 0.8, 1.5), "large": (0.5, 0.6, 1.2), "sharing": (0.2, 1.0)}
+FAILURES = [Evidence("small", PLAIN, 0.1, 0.9)] * 3 + [Evidence("large", PLAIN, 0.2, 0.7), Evidence("sharing", PLAIN, 0.3, 0.6)]
+
+
+def integrated(backend: str, answers: list[Evidence], lines: dict[str, tuple[float, ...]]) -> float:
+    """Chance that the backend's next draw is right, by Bayes' rule on a fine grid of u and of every own part."""
+    x = np.linspace(-6, 6, 121)
+    weights = np.exp(-(x**2) / 2)
+    joint, ahead = weights.copy(), np.ones(len(x))
+    for name, (centre, spread, *own) in lines.items():
+        p = sigmoid(centre + spread * x[:, None] + (own[0] if own else 0.0) * x)
+        seen = np.prod([p * a.if_right + (1 - p) * a.if_wrong for a in answers if a.backend == name], axis=0) * np.ones_like(p)
+        joint *= seen @ weights
+        if name == backend:
+            ahead = ((p * seen) @ weights) / (seen @ weights)
+    return float((joint * ahead).sum() / joint.sum())
+
+
+@pytest.mark.parametrize("backend", list(OWN))
+def test_own_parts_are_integrated_out(backend: str) -> None:
+    """Chances before and after five answers of three backends are those of an integral over u and each own part on a fine grid."""
+    for answers in ([], FAILURES):
+        assert Belief(OWN).after(answers).p_correct(backend) == pytest.approx(integrated(backend, answers, OWN), abs=4e-3)
+
+
+@given(st.floats(0.5, 2.0), st.floats(1.0, 4.0), st.integers(1, 6))
+def test_a_failure_says_more_of_its_own_backend(spread: float, own: float, times: int) -> None:
+    """Of two backends alike in all, the one that failed loses more of its chance than the other, which loses some too."""
+    before = Belief({"a": (0.0, spread, own), "b": (0.0, spread, own)})
+    after = before.after([Evidence("a", PLAIN, 1e-6, 1 - 1e-6)] * times)
+    assert after.p_correct("a") < after.p_correct("b") - 0.01
+    assert after.p_correct("b") < before.p_correct("b")
+
+
+def test_without_an_own_part_nothing_has_changed() -> None:
+    """A part of 0 is none: the same line, the same weights to the last bit, and the rows that a log has always had."""
+    features = {"small": 0.3, "large": -0.2}
+    answers = [Evidence("small", PLAIN, 0.2, 0.7), Evidence("large", Channel(0.4, 0.8), 0.6, 0.1)]
+    belief = Belief.prior(features, {"small": Success(0.1, 0.9, 1.3, own=0.0)}).after(answers)
+    weights = PRIOR
+    for answer in answers:
+        centre, slope = belief.lines[answer.backend]
+        p = answer.channel.p(centre + slope * NODES)
+        weights = weights * (p * answer.if_right + (1 - p) * answer.if_wrong) ** 1.0
+        weights = weights / weights.sum()
+    assert np.array_equal(belief.weights, weights)
+    assert all(len(line) == 2 for line in belief.as_json()["lines"].values())
+
+
+def test_a_belief_with_own_parts_survives_the_log() -> None:
+    """Written as JSON and read back it believes the same of every backend and answer, to the last bit; `before` forgets all of it."""
+    belief = Belief(OWN, tempering=0.7).after(FAILURES)
+    again = Belief.from_json(json.loads(json.dumps(belief.as_json())))
+    assert again.chances == belief.chances
+    assert [again.p_correct(name) for name in OWN] == [belief.p_correct(name) for name in OWN]
+    assert belief.before.p_correct("small") == Belief(OWN).p_correct("small")
+
+
+@pytest.mark.parametrize("origin", list(OWN))
+@pytest.mark.parametrize("backend", list(OWN))
+def test_a_belief_is_the_same_on_every_grid(origin: str, backend: str) -> None:
+    """Seen from another backend, the chance that the best answer is right and what is believed of the other stay as they were."""
+    belief = Belief(OWN).after(FAILURES)
+    right = belief.right_by_node(next(answer for answer in FAILURES if answer.backend == origin))
+    weights, held = belief.carried(belief.weights_of(origin)[None], right[None], origin, backend)
+    assert np.allclose(weights[0], belief.weights_of(backend))
+    assert weights[0] @ held[0] == pytest.approx(belief.weights_of(origin) @ right)

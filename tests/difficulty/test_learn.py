@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy.special import expit
 
+from difficulty.after_wrong import believed_after_wrong, seen_after_wrong
 from difficulty.belief import NODES, PRIOR, Success
-from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_success, fit_tempering, fit_tokens, posterior
+from difficulty.learn import fit_channel, fit_latency, fit_scores, fit_tempering, fit_tokens, seen_from
+from difficulty.learn_success import fit_shared, fit_success, posterior
 
 TRUE = {"small": Success(-0.5, 0.9, 1.2), "large": Success(0.3, 1.1, 0.8)}
 N = 1500
@@ -67,6 +71,73 @@ def test_evidence_is_tempered_as_much_as_it_repeats_itself(drawn, copies: int, e
     draws = {m: np.full(N, 12) for m in TRUE}
     right = {m: rng.binomial(draws[m], chance[m]) for m in TRUE}
     assert fit_tempering(logits, evidence, right, draws) == pytest.approx(exponent, abs=0.21)
+
+
+@cache
+def fitted_widths(own: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Success]]:
+    """Those counts for 1,000 prompts, and what is fitted of them."""
+    counts = widths(own, 1000)
+    return *counts, fit_success(*counts)
+
+
+def widths(own: float, prompts: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Counts of three backends, 12 draws each, that share half a width of 2 and have `own` for themselves."""
+    rng = np.random.default_rng(5)
+    u, e = rng.normal(size=prompts), rng.normal(size=prompts)
+    right = {name: rng.binomial(12, expit(a + e + u + own * rng.normal(size=prompts))) for name, a in (("a", -1.0), ("b", 0.0), ("c", 1.0))}
+    return dict.fromkeys(right, e), right, dict.fromkeys(right, np.full(prompts, 12))
+
+
+def test_what_is_shared_is_told_from_what_is_each_backends_own() -> None:
+    """Intercept, slope, shared and own width of three backends from counts; where nothing is their own the fit is the shared one."""
+    for found in fitted_widths(1.7)[3].values():
+        assert found.slope == pytest.approx(1.0, abs=0.2)
+        assert found.spread == pytest.approx(1.0, abs=0.25)
+        assert found.own == pytest.approx(1.7, abs=0.25)
+    assert fitted_widths(0.0)[3] == fit_shared(*widths(0.0, 1000))
+
+
+def test_what_a_backend_is_alone_does_not_depend_on_the_others() -> None:
+    """The width of a backend, and how often it is believed to be right, stay when a backend of another kind is fitted beside it."""
+    features, right, draws, fitted = fitted_widths(1.7)
+    rng = np.random.default_rng(6)
+    other = {"a": right["a"], "c": rng.binomial(12, np.where(rng.random(1000) < 0.8, 0.02, 0.98))}
+    one, two = fitted["a"], fit_success({name: features[name] for name in other}, other, draws)["a"]
+    assert np.hypot(one.spread, one.own) == pytest.approx(np.hypot(two.spread, two.own), abs=0.1)
+    assert one.intercept == pytest.approx(two.intercept, abs=0.1)
+
+
+def test_own_parts_need_two_backends_with_repeated_draws() -> None:
+    """From one label a prompt, or from one backend, only the shared part is fitted."""
+    features, right, draws = widths(1.7, 300)
+    once = {name: np.minimum(k, 1) for name, k in right.items()}
+    assert all(c.own == 0 for c in fit_success(features, once, {name: np.minimum(n, 1) for name, n in draws.items()}).values())
+    assert fit_success({"a": features["a"]}, right, draws)["a"].own == 0
+
+
+def test_what_a_wrong_answer_says_of_the_next_is_believed_as_it_is_seen() -> None:
+    """Of pairs of recorded draws, the share right after a wrong one is what the fit believes; without own parts others are taken to fail
+    together far more than they do. A prompt with one draw says nothing of a second one of the same backend."""
+    features, right, draws, found = fitted_widths(1.7)
+    seen, believed = seen_after_wrong(right, draws), believed_after_wrong(found, features)
+    assert all(believed[pair] == pytest.approx(share, abs=0.04) for pair, share in seen.items())
+    without = believed_after_wrong(fit_shared(features, right, draws), features)
+    off = {pair: abs(without[pair] - share) for pair, share in seen.items()}
+    assert max(off.values()) > 0.08
+    once = seen_after_wrong({"a": np.array([0.0, 1.0]), "b": np.array([1.0, 1.0])}, dict.fromkeys("ab", np.ones(2)))
+    assert np.isnan(once["a", "a"])
+    assert once["a", "b"] == 1.0
+
+
+def test_draws_tell_a_backends_own_difficulty() -> None:
+    """The posterior on a backend's grid has the shared one as its margin, and its mean follows that backend's share of right draws."""
+    features, right, draws, found = fitted_widths(1.7)
+    whole, shared = posterior(found, features, right, draws, "a"), posterior(found, features, right, draws)
+    assert whole.reshape(1000, len(NODES), -1).sum(axis=2) == pytest.approx(shared)
+    believed = (whole * expit(found["a"].logits(features["a"]))).sum(axis=1)
+    assert np.corrcoef(believed, right["a"] / 12)[0, 1] > 0.97
+    others = expit(seen_from(found["b"].logits(features["b"]), whole.shape[1]))
+    assert (whole * others).sum(axis=1).mean() == pytest.approx(right["b"].mean() / 12, abs=0.03)
 
 
 def test_scores_become_monotone_calibrated_bins() -> None:

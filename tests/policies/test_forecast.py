@@ -175,6 +175,45 @@ def test_what_is_left_of_a_plan_begins_after_what_was_drawn() -> None:
     assert [row.draws for row in stages(plan, belief(0), MARKET, FACTS, drawn=9)] == [4, 3]
 
 
+OWN = Belief({"small": (-0.5, 1.0, 1.4), "large": (0.5, 0.9, 1.2)})
+
+
+def test_plans_after_each_other_are_forecast_as_a_simulation_plays_them() -> None:
+    """Two backends with parts of their own: quality and cost of best-of-4 of small, then of one of large or of small again where that
+    fails, agree with playing 200,000 prompts whose shared and own difficulties are drawn."""
+    exact = {"verifier": "exact"}
+    first, upwards = BestOfN(backend="small", n=4, batch=4, **exact), Single(backend="large", **exact)
+    again = BestOfN(backend="small", n=2, batch=2, **exact)
+    rng, times = np.random.default_rng(0), 200_000
+    u, (v, w) = rng.normal(size=times), rng.normal(size=(2, times))
+    p, q = (1 / (1 + np.exp(-(c + t * u + s * own))) for (c, t, s), own in zip(OWN.lines.values(), (v, w), strict=True))
+    failed, failed_again = 1 - (rng.random((4, times)) < p).any(axis=0), 1 - (rng.random((2, times)) < p).any(axis=0)
+    policy = Optimiser(objective=Worth(value_of_correct_usd=1.0), plans=(first, upwards, again))
+    for other, right in ((upwards, rng.random(times) < q), (again, ~failed_again.astype(bool))):
+        plans = Optimisation(policy.model_copy(update={"plans": (first, other)}), MARKET, FACTS, OWN)
+        considered = plans.considered[0]
+        assert considered.quality == pytest.approx(1 - (failed * ~right).mean(), abs=6e-3)
+        step = stages(other, OWN, MARKET, FACTS)[0].cost_usd
+        assert considered.cost_usd == pytest.approx(stages(first, OWN, MARKET, FACTS)[0].cost_usd + failed.mean() * step, rel=0.01)
+
+
+def test_after_its_own_failures_a_backend_is_left_for_another() -> None:
+    """Where what is hard is hard for one backend alone, failures of small raise the worth of large over small's; where it is hard for both,
+    they do not."""
+
+    def lead(line: tuple[float, ...]) -> float:
+        prior = Belief({"small": (0.0, *line), "large": (0.0, *line)})
+        after = prior.after([CURVES.scores["exact"].seen("small", 0.0)] * 4)
+        plans = (BestOfN(backend=name, n=2, verifier="exact") for name in ("small", "large"))
+        policies = (Optimiser(objective=Worth(value_of_correct_usd=1e-2), plans=(plan,)) for plan in plans)
+        small, large = (Optimisation(policy, MARKET, FACTS, after).considered[0].quality for policy in policies)
+        return large - small
+
+    alone, together = lead((0.3, 3.0)), lead((3.0,))
+    assert alone > 0.05
+    assert together == pytest.approx(0.0, abs=0.01)
+
+
 def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
     """The belief that an outlook leaves open is what updating on low scores gives: small's failures lower large's chance."""
     _, view = look(BestOfN(backend="small", n=8, batch=8, verifier="exact"), 0.0)
