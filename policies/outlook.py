@@ -229,8 +229,8 @@ def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
 
 
 def outlooks(plans: Sequence[Outline], weights: Array, so_far: Array | None, stop_at: Array) -> list[Outlook]:
-    """Of P plans of one backend and verifier, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best answer so far right
-    at each node with chance `so_far` [F, J] (None: there is no answer)."""
+    """Of P plans of one grid whose scores have the same bins, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best
+    answer so far right at each node with chance `so_far` [F, J] (None: there is no answer)."""
     best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
     ends, keeps = _cuts(plans, weights, best, np.maximum(stop_at, best))
     going = np.ones((*stop_at.shape, weights.shape[1]))
