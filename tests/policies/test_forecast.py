@@ -16,7 +16,7 @@ from policies.facts import Facts, Market
 from policies.forecast import Stage, stages, worst
 from policies.optimise import Optimisation
 from policies.outlook import Outlook, outline, outlook
-from policies.plans import BestOfN, Plan, Revise, Single, TreeSearch
+from policies.plans import BestOfN, Ensemble, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Worth
 from tests.policies.conftest import CURVES, PRICES, belief
 
@@ -195,6 +195,27 @@ def test_plans_after_each_other_are_forecast_as_a_simulation_plays_them() -> Non
         assert considered.quality == pytest.approx(1 - (failed * ~right).mean(), abs=6e-3)
         step = stages(other, OWN, MARKET, FACTS)[0].cost_usd
         assert considered.cost_usd == pytest.approx(stages(first, OWN, MARKET, FACTS)[0].cost_usd + failed.mean() * step, rel=0.01)
+
+
+def test_an_ensemble_of_backends_with_own_parts_is_forecast_as_a_simulation_plays_it() -> None:
+    """Three answers of small and one of large, at once: each backend's own difficulty is drawn once for all its answers. By an exact
+    verifier, and by a graded one that picks the answer whose score and backend make it likeliest right."""
+    rng, times = np.random.default_rng(1), 100_000
+    u, v = rng.normal(size=times), rng.normal(size=(2, times))
+    p = [1 / (1 + np.exp(-(c + t * u + s * own))) for (c, t, s), own in zip(OWN.lines.values(), v, strict=True)]
+    right = np.array([rng.random(times) < p[m] for m in (0, 0, 0, 1)])
+    exact, graded = (Ensemble(members={"small": 3, "large": 1}, select="best", verifier=name) for name in ("exact", "reward"))
+    assert look_from(OWN, exact).quality == pytest.approx(right.any(axis=0).mean(), abs=6e-3)
+    table = [np.asarray(of) for of in (CURVES.scores["reward"].wrong, CURVES.scores["reward"].right)]
+    bins = np.where(right, *(rng.choice(len(of), right.shape, p=of) for of in table[::-1]))
+    chance = [q * table[1] / (q * table[1] + (1 - q) * table[0]) for q in (OWN.p_correct("small"), OWN.p_correct("large"))]
+    likely = np.array([chance[m][bins[i]] for i, m in enumerate((0, 0, 0, 1))]) + 1e-9 * rng.random(right.shape)
+    assert look_from(OWN, graded).quality == pytest.approx(right[likely.argmax(axis=0), np.arange(times)].mean(), abs=8e-3)
+
+
+def look_from(start: Belief, plan: Plan) -> Outlook:
+    way = outline(plan, stages(plan, start, MARKET, FACTS), start, MARKET)
+    return outlook(way, start.weights_of(way.grid)[None], None, np.array([0.995]))
 
 
 def test_after_its_own_failures_a_backend_is_left_for_another() -> None:
