@@ -39,7 +39,8 @@ BEFORE = """\
 Each plan was forecast by itself until this page was made; the same measurement of that code, a minute before on the same machine, gave
 decisions of 1.38 to 1.48 yardsticks with five plans and 3.24 to 3.32 with ten. Now those on one grid of the latent difficulty are forecast
 in one go, from tables that they share. The aim of 2 ms with ten plans is not reached on this machine, which had other work. Curves of the
-fleet fitted with a difficulty of each backend's own, which makes two grids of seven times as many nodes, cost 1.6 times as much with ten plans."""
+fleet fitted with a difficulty of each backend's own, which makes two grids of seven times as many nodes, cost 1.6 times as much with ten
+plans."""
 
 
 def main() -> None:
