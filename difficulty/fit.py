@@ -1,9 +1,8 @@
 """Fitting a probe: scaler, PCA, L2 logistic regression for each backend (scikit-learn), Platt's calibration; collapsed to one matrix.
 
-Layer, pooling, dimension and penalty are chosen together by log loss on the validation side. The penalty is one for all backends: what
-routes is the difference between two of them, and one that is shrunk more than the other bends it. The probe that is returned is then
-fitted on train and validation; it never saw the test side. Calibration uses decision functions of folds that did not see the prompt.
-(The choice itself has seen validation, which favours it there by a hair; the test side is free of that.)
+Layer, pooling and dimension are chosen together by log loss on the validation side, the penalty for each backend. The probe that is
+returned is then fitted on train and validation; it never saw the test side. Calibration uses decision functions of folds that did not
+see the prompt. (The choice itself has seen validation, which favours it there by a hair; the test side is free of that.)
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ class Choice:
 
     view: View
     dimensions: int
-    strength: float
+    strengths: Mapping[str, float]
+    """By backend."""
     loss: float
     """Mean log loss of a draw on the validation side, over backends."""
     considered: Mapping[str, float]
@@ -131,7 +131,7 @@ def _choose(
 ) -> Choice:
     train, check = side == TRAIN, side == VALIDATION
     _enough(labels, train, check)
-    best: dict[View, tuple[float, int, float]] = {}
+    best: dict[View, tuple[float, int, dict[str, float]]] = {}
     for done, view in enumerate(encoding.states, start=1):
         x = design(encoding, view)
         basis = _Basis.fit(x[train], max(dimensions), seed)
@@ -150,15 +150,19 @@ def _enough(labels: Table, train: Mask, check: Mask) -> None:
             raise FitError(f"backend '{name}': no labels in train or validation; label some hundred prompts of it")
 
 
-def _validated(reduced: Array, size: int, labels: Table, train: Mask, check: Mask, strengths: Sequence[float]) -> tuple[float, int, float]:
-    """(mean validation loss over backends, size, strength) of the best strength with the first `size` components."""
+def _validated(
+    reduced: Array, size: int, labels: Table, train: Mask, check: Mask, strengths: Sequence[float]
+) -> tuple[float, int, dict[str, float]]:
+    """(validation loss over backends, size, best strength by backend) with the first `size` components."""
     x = np.delete(reduced, np.s_[size:-SCALARS], axis=1)
-
-    def loss(name: str, strength: float) -> float:
+    chosen, losses = {}, []
+    for name in labels.backends:
         k, n = labels.successes[name], labels.draws[name]
-        return log_loss(sigmoid(_affine(x[check], *_logistic(x[train], k[train], n[train], strength))), k[check], n[check])
-
-    return min((float(np.mean([loss(name, c) for name in labels.backends])), size, c) for c in strengths)
+        fits = {c: _logistic(x[train], k[train], n[train], c) for c in strengths}
+        tried = {c: log_loss(sigmoid(_affine(x[check], *fit)), k[check], n[check]) for c, fit in fits.items()}
+        chosen[name] = min(tried, key=lambda c: tried[c])
+        losses.append(tried[chosen[name]])
+    return float(np.mean(losses)), size, chosen
 
 
 # --- the linear pipeline ----------------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ def _linear(x: Array, labels: Table, rows: Mask, choice: Choice, seed: int) -> t
     basis = _Basis.fit(x[rows], choice.dimensions, seed)
     reduced = basis.project(x[rows])
     pairs = [
-        basis.collapse(*_logistic(reduced, labels.successes[name][rows], labels.draws[name][rows], choice.strength))
+        basis.collapse(*_logistic(reduced, labels.successes[name][rows], labels.draws[name][rows], choice.strengths[name]))
         for name in labels.backends
     ]
     return np.array([weights for weights, _ in pairs]), np.array([bias for _, bias in pairs])

@@ -73,7 +73,7 @@ def summary(fitted: FittedProbe, report: Report) -> dict[str, Any]:
         "layer": choice.view.layer,
         "pooling": choice.view.pooling,
         "dimensions": choice.dimensions,
-        "strength": choice.strength,
+        "strengths": dict(choice.strengths),
         "validation_loss": dict(choice.considered),
         "test": {backend: {name: _plain(judged) for name, judged in variants.items()} for backend, variants in report.items()},
     }
@@ -145,7 +145,7 @@ def _markdown(fitted: FittedProbe, report: Report) -> str:
         f"![reliability](reliability.png)\n\n"
         f"## What was chosen\n\n"
         f"Layer {choice.view.layer}, pooling {choice.view.pooling}, {choice.dimensions} principal components, "
-        f"C = {choice.strength:g}. "
+        f"C = {', '.join(f'{c:g} for {name}' for name, c in choice.strengths.items())}. "
         f"Log loss of a draw on the validation side, best of each view:\n\n"
         f"| view | log loss |\n|---|---|\n{views}"
     )

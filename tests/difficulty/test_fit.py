@@ -70,8 +70,8 @@ def test_every_out_of_fold_value_comes_from_a_model_that_did_not_see_the_prompt(
     index = int(np.flatnonzero(fitted.side == 0)[0])
     prompt = fitted.table.prompts[index]
     flipped = [replace(r, successes=r.draws - r.successes) if r.prompt == prompt else r for r in labelled(800)]
-    again = fit_probe(flipped, SignalEncoder(), dimensions=[fitted.choice.dimensions], strengths=[fitted.choice.strength])
-    same = fit_probe(labelled(800), SignalEncoder(), dimensions=[fitted.choice.dimensions], strengths=[fitted.choice.strength])
+    again = fit_probe(flipped, SignalEncoder(), dimensions=[fitted.choice.dimensions], strengths=[fitted.choice.strengths["small"]])
+    same = fit_probe(labelled(800), SignalEncoder(), dimensions=[fitted.choice.dimensions], strengths=[fitted.choice.strengths["small"]])
     moved = again.out_of_fold["small"] != same.out_of_fold["small"]
     assert not moved[index]
     assert moved[same.side == TEST].all()
@@ -105,7 +105,7 @@ def test_the_same_labels_and_seed_give_the_same_probe_and_another_seed_another(f
 def test_views_dimensions_and_strengths_narrow_the_choice() -> None:
     fitted = fit_probe(labelled(200), SignalEncoder(), views=[NOISE], dimensions=[3], strengths=[STRENGTHS[1]])
     assert (fitted.choice.view, fitted.choice.dimensions) == (NOISE, 3)
-    assert fitted.choice.strength == STRENGTHS[1]
+    assert set(fitted.choice.strengths.values()) == {STRENGTHS[1]}
 
 
 def test_a_backend_that_is_always_right_gets_a_constant_short_of_certainty() -> None:
