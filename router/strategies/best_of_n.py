@@ -71,7 +71,7 @@ class _Vote:
 
 
 AGREEMENT = 0.5
-"""Exponent on the votes of a cluster, which err together. CodeT's; `python -m benchmarks.weak_tests` fits one that is little larger."""
+"""Exponent on the votes of a cluster, which err together. CodeT's; `python -m benchmarks.weak_tests` finds the likeliest one near 1."""
 
 
 def _tally(spec: BestOfN, drawn: Sequence[Candidate]) -> list[_Vote]:
