@@ -38,8 +38,13 @@ def draw(axes: Any, rows: Sequence[Row]) -> None:
     """Everything inside the frame."""
     _mixtures(axes, [row for row in rows if row.offer not in POLICIES])
     for row in rows:
-        _point(axes, row)
+        _point(axes, row, lower=any(_just_below(row, other) for other in rows if other.offer not in POLICIES))
     _frame(axes, rows)
+
+
+def _just_below(row: Row, other: Row) -> bool:
+    """Whether its label would lie under the other's."""
+    return 0 < other.right - row.right < 0.04 and abs(np.log(other.usd_per_1000 / row.usd_per_1000)) < 0.3
 
 
 def _mixtures(axes: Any, fixed: Sequence[Row]) -> None:
@@ -52,7 +57,7 @@ def _mixtures(axes: Any, fixed: Sequence[Row]) -> None:
     axes.plot(along, np.interp(along, cost, right), color=MIXED, linewidth=1.5, zorder=1, label="best mixture of fixed plans")
 
 
-def _point(axes: Any, row: Row) -> None:
+def _point(axes: Any, row: Row, *, lower: bool) -> None:
     chosen = row.offer in POLICIES
     colour, y = (POLICY if chosen else FIXED), 100 * row.right
     spread = [[y - 100 * row.low], [100 * row.high - y]]
@@ -67,12 +72,12 @@ def _point(axes: Any, row: Row) -> None:
         capsize=3,
         zorder=3 if chosen else 2,
     )
-    _label(axes, row.offer, (row.usd_per_1000, y), colour, chosen)
+    _label(axes, row.offer, (row.usd_per_1000, y), colour, chosen, lower)
 
 
-def _label(axes: Any, text: str, at: tuple[float, float], colour: str, chosen: bool) -> None:
+def _label(axes: Any, text: str, at: tuple[float, float], colour: str, chosen: bool, lower: bool) -> None:
     """Right of the point, the policy's left of it; on white, so that it can be read across another's interval."""
-    offset, side, weight = ((-10, 7), "right", "bold") if chosen else ((9, -4), "left", "normal")
+    offset, side, weight = ((-10, 7), "right", "bold") if chosen else ((9, -16 if lower else -4), "left", "normal")
     ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
     axes.annotate(
         text, at, offset, textcoords="offset points", ha=side, color=colour, fontweight=weight, fontsize=10, bbox=ground, zorder=4
