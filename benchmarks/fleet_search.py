@@ -1,6 +1,6 @@
 """Searches and revisions of the embedded fleet against best-of-n at the same price, on its hardest puzzles (five and six numbers).
 
-    python -m benchmarks.fleet_search --puzzles 300       about twenty minutes of one core
+    python -m benchmarks.fleet_search --puzzles 300       about fifty minutes of one core
 
 Every plan is run whole by the service's own strategies, with the reward model as verifier; what it read and wrote is charged. How often
 best-of-n would be right at a plan's price is read off the line through its own points, over the logarithm of the price.
