@@ -15,7 +15,6 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -98,12 +97,18 @@ class Pool:
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
         """One answer, of whichever deployment gives it."""
-        async with self._answering(request, call, streamed=False) as won:
+        won, tries = None, self._begin()
+        try:
+            won = await self._won(request, call, False, tries)
             won.over = True
+        finally:
+            await self._end(call, won, tries)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """The same, streamed; deployments are changed only before the first delta."""
-        async with self._answering(request, call, streamed=True) as won:
+        won, tries = None, self._begin()
+        try:
+            won = await self._won(request, call, True, tries)
             assert won.deltas is not None
             if won.first is not None:
                 yield won.first
@@ -114,6 +119,8 @@ class Pool:
                 won.fail(error, self._clock())
                 raise
             won.over = True
+        finally:
+            await self._end(call, won, tries)
 
     def count_tokens(self, request: ChatRequest) -> int:
         """As the first deployment counts."""
@@ -139,20 +146,17 @@ class Pool:
 
     # --- one call -----------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _answering(self, request: ChatRequest, call: Call, *, streamed: bool) -> AsyncIterator[_Try]:
-        """The request that answers. In the end, however it comes, all that were made are closed and charged."""
-        tries: list[_Try] = []
-        won: _Try | None = None
+    def _begin(self) -> list[_Try]:
+        """The requests of a call, none yet; each call saves up a share of a hedge."""
         self._saved = min(MOST_SAVED, self._saved + self._options.hedge)
-        try:
-            won = await self._won(request, call, streamed, tries)
-            yield won
-        finally:
-            for one in tries:
-                await self._close(one, call)
-            kept = won or next((one for one in reversed(tries) if one.part.choices), None)
-            call.choices += kept.part.choices if kept else []
+        return []
+
+    async def _end(self, call: Call, won: _Try | None, tries: list[_Try]) -> None:
+        """The call is over, however it ended: all requests that were made are closed and charged."""
+        for one in tries:
+            await self._close(one, call)
+        kept = won or next((one for one in reversed(tries) if one.part.choices), None)
+        call.choices += kept.part.choices if kept else []
 
     async def _won(self, request: ChatRequest, call: Call, streamed: bool, tries: list[_Try]) -> _Try:
         """Raises the last error where no request answers."""

@@ -63,6 +63,10 @@ def _chat_models(lines: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, 
             yield name, Listing(price, longest if isinstance(longest, int) else None, str(line.get("litellm_provider")))
 
 
+_counted: tuple[tuple[Message, ...], Mapping[str, Any], int] = ((), {}, 0)
+"""The last request that was counted, and its tokens: it is asked for once for each thing that its price is needed for."""
+
+
 def estimate_tokens(text: str) -> int:
     """About how many tokens a text has; at least one if there is any text."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
@@ -71,8 +75,13 @@ def estimate_tokens(text: str) -> int:
 
 def estimate_input_tokens(request: ChatRequest) -> int:
     """About how many tokens a request has: its messages with what frames them, its attachments, the tools it declares."""
-    tools = request.extra.get("tools")
-    return sum(map(_message_tokens, request.messages)) + (estimate_tokens(json.dumps(tools)) if tools else 0)
+    global _counted
+    messages, extra, tokens = _counted
+    if messages is not request.messages or extra is not request.extra:
+        tools = request.extra.get("tools")
+        tokens = sum(map(_message_tokens, request.messages)) + (estimate_tokens(json.dumps(tools)) if tools else 0)
+        _counted = request.messages, request.extra, tokens
+    return tokens
 
 
 def _message_tokens(message: Message) -> int:

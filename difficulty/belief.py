@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ OWN_PRIOR: Array = np.tile(_hermite_w / _hermite_w.sum(), (len(NODES), 1))
 """Their weights given the shared one, shape [J, K]."""
 NO_OWN: Array = np.ones((len(NODES), 1))
 """The same where a backend has no part of its own."""
+_PLAIN_NODES = tuple(zip(NODES.tolist(), PRIOR.tolist(), strict=True))
+"""The shared nodes and their prior as plain numbers: a sum over 21 of them is made sooner than numpy is called."""
 TINY = 1e-300
 """For logarithms and quotients of what may be 0."""
 
@@ -166,6 +169,11 @@ class Evidence:
     votes: Tally | None = None
     """Of the leader of a vote: how it stood. Its likelihoods are those of the tally, and the voters are no evidence beside it."""
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing scored the answer, so that it says nothing of the prompt."""
+        return self.if_right == self.if_wrong == 1.0 and self.if_right_hard is None and self.if_wrong_hard is None
+
 
 @dataclass(frozen=True)
 class Belief:
@@ -214,7 +222,20 @@ class Belief:
 
     def p_correct(self, backend: str, channel: Channel = PLAIN) -> float:
         """Chance that the next draw of this backend is right."""
-        return float(self.weights_of(backend) @ self.by_node(backend, channel))
+        key = backend, channel.shift, channel.slope
+        if key not in self._p_correct:
+            self._p_correct[key] = self._mean(backend, channel)
+        return self._p_correct[key]
+
+    @cached_property
+    def _p_correct(self) -> dict[tuple[str, float, float], float]:
+        return {}
+
+    def _mean(self, backend: str, channel: Channel) -> float:
+        centre, spread, *own = self.lines[backend]
+        if own or self.weights is not PRIOR or channel != PLAIN or abs(centre) + 8 * abs(spread) > 40:
+            return float(self.weights_of(backend) @ self.by_node(backend, channel))
+        return float(sum([weight / (1.0 + exp(-centre - spread * node)) for node, weight in _PLAIN_NODES]))
 
     def grid(self, backend: str) -> str:
         """Which grid a backend is on: its own, or the shared one (""), which stands where a backend is asked for as well."""
@@ -235,7 +256,10 @@ class Belief:
 
     def after(self, answers: Iterable[Evidence]) -> Belief:
         """The belief after more answers were seen."""
-        weights, own, seen = self.weights, dict(self.own), tuple(answers)
+        seen = tuple(answers)
+        if all(answer.is_silent for answer in seen):
+            return self._with(seen)
+        weights, own = self.weights, dict(self.own)
         for answer in seen:
             right, wrong = self.joint(answer)
             given = own.get(answer.backend, self._given(answer.backend))
@@ -245,6 +269,13 @@ class Belief:
             if self.grid(answer.backend):
                 own[answer.backend] = joint / np.maximum(weights, TINY)[:, None]
         return replace(self, weights=weights, evidence=self.evidence + seen, own=own)
+
+    def _with(self, silent: tuple[Evidence, ...]) -> Belief:
+        """The same with answers that say nothing; what is known of the backends is so still."""
+        found = replace(self, evidence=self.evidence + silent)
+        known = ((name, self.__dict__.get(name)) for name in ("logits", "_by_node", "_p_correct"))
+        found.__dict__.update((name, value) for name, value in known if value is not None)
+        return found
 
     @property
     def before(self) -> Belief:
@@ -268,6 +299,8 @@ class Belief:
 
     def chance(self, answer: Evidence) -> float:
         """Chance that an answer seen is right."""
+        if answer.is_silent:
+            return self.p_correct(answer.backend, answer.channel)
         return float(self.weights_of(answer.backend) @ self.right_by_node(answer))
 
     @property

@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from math import tanh
+from math import exp, tanh
 
-import numpy as np
-
-from difficulty.belief import logit, sigmoid
+from difficulty.belief import logit
 from difficulty.conversation import CHARACTERS_PER_TOKEN
 from difficulty.probe import Estimate, Source
 
@@ -58,7 +56,7 @@ class HeuristicProbe:
     def _one(self, text: str) -> Estimate:
         harder = hardness(text) - _TYPICAL
         features = {name: prior - harder for name, prior in self._logits.items()}
-        chances = dict(zip(features, sigmoid(np.array(list(features.values()))).tolist(), strict=True))
+        chances = {name: 1 / (1 + exp(-e)) for name, e in features.items()}
         return Estimate(features, chances, self._source, input_tokens=-(-len(text) // CHARACTERS_PER_TOKEN))
 
 

@@ -84,10 +84,17 @@ def worst(rows: Sequence[Stage]) -> tuple[float, float]:
 
 
 def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
-    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt.
+    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt."""
+    return Stage(n, belief.by_node(plan.backend, channel), *_spent(plan, market, facts, n, context))
 
-    What a cache spares is expected, but not counted on: it is not in the worst case.
-    """
+
+def one_answer(plan: Single, market: Market, facts: Facts) -> tuple[float, float, float, float]:
+    """What a plan of one answer costs and takes: US dollars and at worst, seconds and at worst, as the numbers of its one `Stage`."""
+    return _corrected(_spent(plan, market, facts, 1), market.curves.plan(plan.key))
+
+
+def _spent(plan: Source, market: Market, facts: Facts, n: int, context: float = 0.0) -> tuple[float, float, float, float]:
+    """US dollars and at worst, seconds and at worst. What a cache spares is expected, but not counted on: it is not in the worst case."""
     read = facts.input_tokens + context
     tokens, speed = market.curves.tokens_of(plan.backend), market.curves.latency_of(plan.backend)
     longest = float(facts.max_tokens or 1e9)
@@ -100,9 +107,7 @@ def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, c
         score_usd[0] = market.cost_usd(plan.verifier, n * (facts.input_tokens + mean), 0, spared)
     score_s = market.curves.latency_of(plan.verifier).mean(0) if plan.verifier else 0.0
     worst_s = _worst_s(market, plan.backend, mean, q95) + (_worst_s(market, plan.verifier, 0, 0) if plan.verifier else 0.0)
-    return Stage(
-        n,
-        belief.by_node(plan.backend, channel),
+    return (
         market.cost_usd(plan.backend, reads, n * mean, cached) + score_usd[0],
         market.cost_usd(plan.backend, reads, n * q95) + score_usd[1],
         speed.mean(mean) + score_s,
@@ -158,6 +163,9 @@ def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -
 
 def _scaled(row: Stage, fit: PlanFit) -> Stage:
     """The stage, corrected by what a log showed of the plan."""
-    cost, latency = max(fit.cost, 1.0), max(fit.latency, 1.0)
-    usd, seconds = row.cost_usd * fit.cost, row.latency_s * fit.latency
-    return Stage(row.draws, row.p, usd, row.worst_usd * cost, seconds, row.worst_s * latency, row.parts)
+    return Stage(row.draws, row.p, *_corrected((row.cost_usd, row.worst_usd, row.latency_s, row.worst_s), fit), row.parts)
+
+
+def _corrected(spent: tuple[float, float, float, float], fit: PlanFit) -> tuple[float, float, float, float]:
+    usd, worst_usd, seconds, worst_s = spent
+    return usd * fit.cost, worst_usd * max(fit.cost, 1.0), seconds * fit.latency, worst_s * max(fit.latency, 1.0)

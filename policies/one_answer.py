@@ -6,12 +6,13 @@ Nothing can be seen of such an answer, so a plan is worth the likelier right of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from policies.facts import Considered
-from policies.limits import offered, unfit
+from policies.forecast import one_answer
+from policies.limits import over_limits, unfit
 from policies.optimise import Optimisation
 from policies.plans import Plan, Single
 
@@ -28,15 +29,28 @@ class OneAnswer(Optimisation):
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
-        return tuple(self._look(plan) for plan in offered(self.policy.plans, self.facts))
+        return tuple([self._look(plan, unfit(plan, self.facts)) for plan in self.policy.plans])
 
-    def _look(self, plan: Plan) -> Considered:
-        if plan.key not in self._begun:
-            return Considered(plan, refused=unfit(plan, self.facts))
-        (way,) = self._begun[plan.key]
-        (row,), (cost_q95_usd, latency_q95_s) = way.rows, way.worst
-        quality = max(self.belief.best, float(self.belief.weights_of(way.grid) @ row.p))
-        utility_usd = self._value(quality) - self._price(row.cost_usd, row.latency_s)
-        return Considered(
-            plan, quality, row.cost_usd, cost_q95_usd, row.latency_s, latency_q95_s, utility_usd, self._refused(way)
-        )  # fmt: skip
+    def _look(self, plan: Plan, unfit: str) -> Considered:
+        if unfit:
+            return Considered(plan, refused=unfit)
+        usd, worst_usd, seconds, worst_s = self._spent(plan)
+        quality = max(self.belief.best, self.belief.p_correct(plan.backends[0]))
+        utility_usd = self._value(quality) - self._price(usd, seconds)
+        refused = over_limits(self.facts, worst_usd, worst_s, plan) or self._without_reserve(plan, worst_s)
+        return Considered(plan, quality, usd, worst_usd, seconds, worst_s, utility_usd, refused)
+
+    def _spent(self, plan: Plan) -> tuple[float, float, float, float]:
+        """US dollars and at worst, seconds and at worst."""
+        assert isinstance(plan, Single), "a policy of single answers has no other plans"
+        return one_answer(plan, self.market, self.facts)
+
+    @property
+    def _first_steps(self) -> Iterator[tuple[tuple[str, ...], float, float]]:
+        for plan in self.policy.plans:
+            if not unfit(plan, self.facts):
+                _, worst_usd, _, worst_s = self._spent(plan)
+                yield plan.backends, worst_usd, worst_s
+
+    def _usual_s(self, considered: Considered) -> float:
+        return considered.latency_s

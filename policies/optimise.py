@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, takewhile
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ OPEN_ENOUGH = 0.01
 """Below this chance that a plan leaves the prompt open, what could follow it is not looked at."""
 EVEN_SO_USD = 1e-12
 """What a second counts at least when a batch is sized: of batches that cost alike the quicker is taken."""
+ROUNDING = 1e-12
+"""Of a chance: to go on for less than this is to go on for nothing."""
 FLOOR_STEP = 0.005
 """Quality below the floor is weighed in steps of this: less is not worth a plan."""
 
@@ -164,26 +167,35 @@ class Optimisation:
 
     def _refused(self, way: Outline) -> str:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
-        if refused := over_limits(self.facts, *way.worst, way.plan):
-            return refused
-        others = {name: s for name, s in self._quickest_s.items() if name not in way.plan.backends}
-        if self.belief.evidence or not others or len(way.plan.backends) > 1:  # several at once are each other's reserve
+        return over_limits(self.facts, *way.worst, way.plan) or self._without_reserve(way.plan, way.rows[0].worst_s)
+
+    def _without_reserve(self, plan: Plan, first_s: float) -> str:
+        """Why the first step of a plan, which may take so long, leaves no time for another backend; empty if it does, or need not."""
+        if self.belief.evidence or self.facts.left_s == inf or len(plan.backends) > 1:  # several at once are each other's reserve
+            return ""
+        others = {name: s for name, s in self._quickest_s.items() if name not in plan.backends}
+        if not others:
             return ""
         reserve, reserve_s = min(others.items(), key=lambda item: item[1])
-        own_s = self._quickest_s.get(way.plan.backends[0], reserve_s)
+        own_s = self._quickest_s.get(plan.backends[0], reserve_s)
         if own_s <= reserve_s and own_s + reserve_s > self.facts.left_s:
             return ""  # there is time for one backend only, and this is the quickest
-        return no_reserve(self.facts, way.rows[0].worst_s, reserve, reserve_s)
+        return no_reserve(self.facts, first_s, reserve, reserve_s)
 
     @cached_property
     def _quickest_s(self) -> dict[str, float]:
         """By backend: the shortest first step that there is money for, in seconds at the 95th percentile."""
         found: dict[str, float] = {}
-        for whole, *_ in self._begun.values():
-            step = whole.rows[0]
-            if step.worst_usd <= self.facts.left_usd:
-                found |= {name: min(step.worst_s, found.get(name, step.worst_s)) for name in whole.plan.backends}
+        for backends, usd, seconds in self._first_steps:
+            if usd <= self.facts.left_usd:
+                found |= {name: min(seconds, found.get(name, seconds)) for name in backends}
         return found
+
+    @property
+    def _first_steps(self) -> Iterator[tuple[tuple[str, ...], float, float]]:
+        """Of each plan that is fit: its backends, and what its first step costs and takes at the 95th percentile."""
+        for whole, *_ in self._begun.values():
+            yield whole.plan.backends, whole.rows[0].worst_usd, whole.rows[0].worst_s
 
     def _wholes(self, plan: Plan, drawn: int) -> Iterator[Outline]:
         """What is left of a plan, in the batches that it names; else in those of the least price, and where the deadline is too near for so
@@ -280,11 +292,11 @@ class Optimisation:
 
     def _rank(self, quality: float, utility_usd: float) -> tuple[int, float]:
         """What orders all that may be done: first how near it comes to the floor, in steps that are worth a plan; then its utility."""
-        return int(_step(quality, self._floor)), utility_usd
+        return int(min(quality, self._floor) / FLOOR_STEP + 1e-9), utility_usd
 
     @property
     def _rank_of_stopping(self) -> tuple[int, float]:
-        return self._rank(self.belief.best, self._value(self.belief.best))
+        return self._rank(self.belief.best, self._value(self.belief.best + ROUNDING))
 
     def _net(self, then: Sequel) -> float:
         return self._value(then.quality) - self._price(then.cost_usd, then.latency_s)
@@ -308,13 +320,17 @@ class Optimisation:
 
     def _quickest(self, considered: tuple[Considered, ...]) -> Decision:
         """Where no plan is sure to end in time and nothing is answered: the quickest of those that will if all goes as usual."""
-        payable = [c for c in considered if c.plan.key in self._prospects and c.cost_q95_usd <= self.facts.left_usd]
-        usual = [c for c in payable if self._prospects[c.plan.key].mean[1] <= self.facts.left_s]
+        fit = [c for c in considered if not unfit(c.plan, self.facts) and c.cost_q95_usd <= self.facts.left_usd]
+        usual = [c for c in fit if self._usual_s(c) <= self.facts.left_s]
         if not usual:
             raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
         chosen = min(usual, key=lambda c: c.latency_q95_s)
         late = f"no plan is sure to end in {self.facts.left_s:.2f} s; this one may take {chosen.latency_q95_s:.2f} s"
         return Decision(chosen.plan, "utility", late, considered)
+
+    def _usual_s(self, considered: Considered) -> float:
+        """How long the plan alone takes if all goes as usual."""
+        return self._prospects[considered.plan.key].mean[1]
 
     def _why(self, chosen: Considered) -> str:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""

@@ -42,7 +42,7 @@ class PlanBase(Frozen):
         rest = [f"{name}={value}" for name, value in options.items() if name not in ("backend", "members")]
         return f"{kind}({', '.join([*self._head, *rest])})"
 
-    @property
+    @cached_property
     def backends(self) -> tuple[str, ...]:
         """All that it draws from, each once."""
         return (self.backend,)  # type: ignore[attr-defined]
@@ -165,7 +165,7 @@ class Ensemble(PlanBase):
     def __hash__(self) -> int:
         return hash(frozenset(self.members.items()))
 
-    @property
+    @cached_property
     def backends(self) -> tuple[str, ...]:
         """All that it draws from, each once."""
         return tuple(self.members)

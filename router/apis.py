@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from router import render, wire
 from router.errors import RouterError
+from router.purse import Purse
 
 Batches = AsyncIterator[list[dict[str, Any]] | str]
 """The chunks of a stream as they come, some at once; a text is a comment, which also keeps a silent connection alive."""
@@ -24,8 +25,8 @@ class Api(Protocol):
     end: bytes
     """What closes a stream, after its last event."""
 
-    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int) -> wire.Incoming:
-        """The request in a body and its headers. Raises InvalidRequest."""
+    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
+        """The request in a body and its headers, and who pays for it. Raises InvalidRequest."""
 
     def whole(self, incoming: wire.Incoming, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         """A plain answer, from a chat completion."""
@@ -45,9 +46,9 @@ class Chat:
 
     end = render.DONE
 
-    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int) -> wire.Incoming:
+    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
         """As `wire.py` reads it."""
-        return wire.parse(raw, headers, max_messages=max_messages)
+        return wire.parse(raw, headers, max_messages=max_messages, purse=purse)
 
     def whole(self, incoming: wire.Incoming, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         """As it is."""

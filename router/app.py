@@ -31,7 +31,7 @@ from router.gate import Gate, Gated
 from router.openapi import operation
 from router.options import ServerOptions
 from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
-from router.purse import Purse
+from router.purse import NO_PURSE
 from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
 
 T = TypeVar("T")
@@ -60,13 +60,13 @@ def create_app(pipeline: Pipeline, server: ServerOptions | None = None, door: Do
         await pipeline.aclose()
         await door.aclose()
 
-    app = FastAPI(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app = Application(title="Outlay", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.router.route_class = Guarded
     server = server or ServerOptions()
     gate = Gate(server.max_requests, server.max_header_kb)
     app.state.door, app.state.pipeline, app.state.gate = door, pipeline, gate
     service = Service(pipeline, server, door, admin)
-    app.add_middleware(Direct, handlers={path: guarded(service.answer) for path in ANSWERS})
+    app.direct = Gated(Direct({path: guarded(service.answer) for path in ANSWERS}), gate)
     app.add_middleware(Gated, gate=gate)
     for method, path, handler in service.routes():
         app.add_api_route(path, handler, methods=[method], response_model=None, openapi_extra=operation(path))
@@ -79,17 +79,19 @@ def guarded(handler: Handler) -> Handler:
     with its id. Whatever leaves says how much of its rates the key has left."""
 
     async def behind_the_door(request: Request) -> Response:
-        request.state.purse = Purse()
+        state = request.state
+        state.purse, state.headers = NO_PURSE, plain_headers(request.scope)
         try:
-            request.state.purse = request.app.state.door.enter(request.url.path, request.headers)
+            state.purse = request.app.state.door.enter(request.scope["path"], state.headers)
             response = await handler(request)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
         except Exception as error:
             found = to_error(error)
             request.app.state.pipeline.refused(found)
-            response = error_response(found, await api_of(request.url.path))
-        response.headers.update(render.rate_headers(request.state.purse))
+            response = error_response(found, await api_of(request.scope["path"]))
+        if rates := render.rate_headers(state.purse):
+            response.headers.update(rates)
         return response
 
     return behind_the_door
@@ -103,23 +105,38 @@ class Guarded(APIRoute):
         return guarded(super().get_route_handler())
 
 
-class Direct:
-    """Takes requests for answers to their handlers past FastAPI's routing, which would cost as much as all that is decided here.
+class Application(FastAPI):
+    """Requests for answers go past FastAPI's middleware and routing, which would cost as much as all that is decided here.
 
     The routes are FastAPI's all the same: its OpenAPI document and its answers to other methods come from there.
     """
 
-    def __init__(self, app: ASGIApp, handlers: Mapping[str, Handler]) -> None:
-        self._app, self._handlers = app, handlers
+    direct: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        handler = self._handlers.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if handler is None:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in ANSWERS:
+            scope["app"] = self
+            await self.direct(scope, receive, send)
         else:
-            response = await handler(Request(scope, receive))
-            await response(scope, receive, send)
+            await super().__call__(scope, receive, send)
+
+
+class Direct:
+    """Each request to the handler of its path."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        response = await self._handlers[scope["path"]](Request(scope, receive))
+        await response(scope, receive, send)
+
+
+def plain_headers(scope: Scope) -> dict[str, str]:
+    """A request's headers by name; of several that are alike, the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
 
 
 class Service:
@@ -153,7 +170,7 @@ class Service:
 
     async def answer(self, request: Request) -> Response:
         """One answer, whole or streamed, in the API of the path."""
-        api = await api_of(request.url.path)
+        api = await api_of(request.scope["path"])
         incoming = await self._incoming(request, api)
         if incoming.stream:
             return await self._stream(incoming, api)
@@ -241,20 +258,24 @@ class Service:
     # --- parts of the way ---------------------------------------------------------------------------------------------
 
     async def _incoming(self, request: Request, api: Api) -> wire.Incoming:
-        incoming = api.parse(await self._json_body(request), request.headers, max_messages=self._server.max_messages)
-        return replace(incoming, ask=replace(incoming.ask, purse=request.state.purse))
+        body, state = await self._json_body(request), request.state
+        return api.parse(body, state.headers, max_messages=self._server.max_messages, purse=state.purse)
 
     async def _json_body(self, request: Request) -> bytes:
-        if "json" not in request.headers.get("content-type", ""):
+        if "json" not in request.state.headers.get("content-type", ""):
             # Also what keeps a web page from spending money here: a browser asks before it sends JSON to another site.
             raise InvalidRequest("the body must be JSON; send the header content-type: application/json", code="invalid_content_type")
         return await self._body(request)
 
     async def _body(self, request: Request) -> bytes:
         """The body, as long as it is within the limit; read no further than that."""
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
+        body, more = bytearray(), True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
             if len(body) > self._max_body_bytes:
                 raise TooLarge(f"the body is over {self._server.max_body_mb:g} MB, the limit of this server (server.max_body_mb)")
         return bytes(body)

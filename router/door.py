@@ -12,7 +12,7 @@ from adapters.ledger import build_ledger
 from router.config import Config
 from router.errors import Forbidden, NoAdmin
 from router.keys import NOBODY, Key, KeyRing
-from router.purse import Purse
+from router.purse import NO_PURSE, Purse
 from router.teller import Teller
 
 OPEN_PATHS = ("/health", "/ready")
@@ -34,7 +34,7 @@ class Door:
         if path.startswith("/admin") and (self._ring is None or not self._ring.has_admin):
             raise NoAdmin(f"no path {path}: there is no admin key; `outlay keys create --admin` makes one, where keys.path is configured")
         if without_key or self._teller is None:
-            return Purse()
+            return NO_PURSE
         if path.startswith(ADMIN_PATHS) and not key.admin:
             raise Forbidden(f"the API key {key.id} is not for {path}; `outlay keys create --admin` makes one that is")
         return Purse.of(key, secrets.token_hex(12), self._teller)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -325,7 +324,8 @@ class Job:
     def hold(self, *, live: bool) -> None:
         """Sets the run's time for the next plan: one whose words go out while they come need not be complete when the first one must be."""
         latest_s = self.limits.latency_s if live else min(self.limits.latency_s, self.first_token_limit_s)
-        self.run.limits = replace(self.run.limits, latency_s=latest_s)
+        if latest_s != self.run.limits.latency_s:
+            self.run.limits = replace(self.run.limits, latency_s=latest_s)
 
     @property
     def wordless(self) -> bool:
@@ -335,17 +335,17 @@ class Job:
 
     # --- while a plan runs --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def action(self, plan: Plan) -> Iterator[Action]:
-        """Notes what the plan does; at its end the belief and the best answer are brought up to date, however it ended."""
+    def begin(self, plan: Plan) -> Action:
+        """A plan is run from now on."""
         action = Action(plan, len(self.run.pool), self.run.elapsed_s, self.run.spent_usd)
         self.actions.append(action)
-        try:
-            yield action
-        finally:
-            action.cost_usd = self.run.spent_usd - action.spent_before_usd
-            action.latency_s = self.run.elapsed_s - action.started_s
-            self._conclude(action)
+        return action
+
+    def end(self, action: Action) -> None:
+        """It is over, however it ended: what it did is noted, the belief and the best answer are brought up to date."""
+        action.cost_usd = self.run.spent_usd - action.spent_before_usd
+        action.latency_s = self.run.elapsed_s - action.started_s
+        self._conclude(action)
 
     def belief_during(self, action: Action) -> Belief:
         """The belief with the answers that a plan has made so far."""

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from adapters.cache import Cache, MemoryCache
 from adapters.errors import SumsError
+from adapters.fast_json import dumps
 from adapters.sums import MemorySums, Rows, Sums
 from difficulty.belief import logit
 from difficulty.feedback import AGES, UNNAMED, Answer, Cell, Corrections, Counts, Fading, Health, added, corrections, counted, health
@@ -112,7 +113,7 @@ class Lessons:
     async def remember(self, id: str, domain: str, key: str, answers: list[Sent], arm: tuple[str, str] | None = None) -> None:
         """From now on these can be judged. Where the memory is shared, it is told in the background."""
         rows = [[sent.backend, sent.chance, sent.shift, sent.verifier, sent.score] for sent in answers]
-        row = json.dumps({"domain": domain, "key": key, "answers": rows, "given": {}, **({"arm": arm} if arm else {})}).encode()
+        row = dumps({"domain": domain, "key": key, "answers": rows, "given": {}, **({"arm": arm} if arm else {})})
         await self._known.set(id, row, self._ttl_s)
         if self._shared is not None and len(self._writes) < MAX_WRITES:
             task = asyncio.create_task(self._shared.set(id, row, self._ttl_s))
@@ -139,7 +140,7 @@ class Lessons:
             if status != "unchanged":
                 row["given"][str(given.candidate)] = [given.label, self._epoch]
                 for memory in (self._known, *([self._shared] if self._shared else [])):
-                    await memory.set(given.id, json.dumps(row).encode(), self._ttl_s)
+                    await memory.set(given.id, dumps(row), self._ttl_s)
         self.counts[status] += 1
         return Judged(sent, status, (row["arm"][0], row["arm"][1]) if "arm" in row else None)
 

@@ -106,29 +106,36 @@ class Router:
         job.sink = sink
         if trace is not None:
             trace.take(job)
-        async with ask.purse.opened(lambda: job.first_cost, lambda: job.run.cost):
-            key = self.cache.key(job)
-            if (hit := await self.cache.get(key, job)) is not None:
-                return await self._sent(job, hit)
-            async with self.flights.turn(key, job, lambda: self.cache.get(key, job)) as turn:
-                if turn.theirs is not None:
-                    return await self._sent(job, repeated(turn.theirs, job))
-                outcome = await self.semantic.get(job) or await self._bought(job)
-                if not outcome.cached:
-                    await self.cache.put(key, job, outcome)
-                    await self.earlier.keep(job)
-                    self.semantic.keep(job, outcome)
-                turn.mine = outcome if whole(outcome) else None
-            return await self._sent(job, outcome)
+        return await ask.purse.paying(lambda: job.first_cost, lambda: job.run.cost, lambda: self._found_or_bought(job))
+
+    async def _found_or_bought(self, job: Job) -> Outcome:
+        if self.cache.cache is None:
+            return await self._sent(job, await self._bought(job))
+        key = self.cache.key(job)
+        if (hit := await self.cache.get(key, job)) is not None:
+            return await self._sent(job, hit)
+        async with self.flights.turn(key, job, lambda: self.cache.get(key, job)) as turn:
+            if turn.theirs is not None:
+                return await self._sent(job, repeated(turn.theirs, job))
+            outcome = await self.semantic.get(job) or await self._bought(job)
+            if not outcome.cached:
+                await self.cache.put(key, job, outcome)
+                await self.earlier.keep(job)
+                self.semantic.keep(job, outcome)
+            turn.mine = outcome if whole(outcome) else None
+        return await self._sent(job, outcome)
 
     async def route(self, ask: Ask) -> Mapping[str, Any]:
         """Decide without generating: the decision block that `answer` would start from."""
         job = await self._taken_up(ask)
-        async with ask.purse.opened(Cost, lambda: job.run.cost):
+
+        async def looked_at() -> Mapping[str, Any]:
             await self._pace(job)
             await self._estimate(job)
             self._decide(job)
             return self._record(job, self._block(job), "preview")
+
+        return await ask.purse.paying(Cost, lambda: job.run.cost, looked_at)
 
     async def _bought(self, job: Job) -> Outcome:
         """The answer, made for this request."""
@@ -254,16 +261,18 @@ class Router:
         job.hold(live=live)
         await _progress(job, f"{plan.key} begins")
         run.earlier = job.resumed(plan)
-        with job.action(plan) as action:
+        action = job.begin(plan)
+        try:
             run.offer(*run.earlier)
             run.next_draws = lambda _: self._next_draws(job, action)
-            try:
-                action.chosen = await self.strategies[plan.kind](plan, request, run)
-            except OutOfBudget as limit:
-                action.error = f"{limit.cause} limit"
-            except BackendError as error:
-                action.error = type(error).__name__
-                job.lost(plan, error)
+            action.chosen = await self.strategies[plan.kind](plan, request, run)
+        except OutOfBudget as limit:
+            action.error = f"{limit.cause} limit"
+        except BackendError as error:
+            action.error = type(error).__name__
+            job.lost(plan, error)
+        finally:
+            job.end(action)
         await _progress(job, f"{plan.key}: {action.answers} answers, right with chance {action.chance:.2f}, ${action.cost_usd:.6f}")
         if job.wordless and not live:
             return True

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Literal
+from typing import Literal, TypeVar
 
 from adapters.accounts import METERS, NANO, NOTHING, UNITS, Account, Amount, Entry, Receipt, Verdict, nano, nano_up
 from adapters.errors import LedgerError
 from router.errors import LedgerDown, OverQuota, RateLimited, RouterError
 from router.keys import NOBODY, Key
 from router.teller import ASK_AGAIN_S, Teller
+
+T = TypeVar("T")
 
 USD, TOKENS = UNITS.index("usd"), UNITS.index("tokens")
 
@@ -90,18 +91,17 @@ class Purse:
 
     # --- the life of a request ----------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def opened(self, first: Callable[[], Cost], spent: Callable[[], Cost]) -> AsyncIterator[None]:
-        """Counts the request and holds the price of its first call, if that is there; in the end settles, however it ended.
+    async def paying(self, first: Callable[[], Cost], spent: Callable[[], Cost], work: Callable[[], Awaitable[T]]) -> T:
+        """The result of the work. Counts the request before, and holds the price of its first call, if that is there; settles after it,
+        however it ended.
 
         Raises RateLimited, OverQuota or LedgerDown.
         """
         if self.teller is None:
-            yield
-            return
+            return await work()
         try:
             await self._admit(first())
-            yield
+            return await work()
         finally:
             await self._settle(spent())
 
@@ -216,3 +216,7 @@ class Purse:
         if unit == "usd":
             return OverQuota(f"this key's budget of ${limit / NANO:g} for the {span} does not pay for this request", retry_after_s=again_s)
         return RateLimited(f"this key is limited to {limit} {unit} a {span}", kind=unit, retry_after_s=again_s)
+
+
+NO_PURSE = Purse()
+"""Of requests where the server asks for no keys: nothing is ever written into it."""

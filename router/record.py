@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from itertools import accumulate
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from adapters.fast_json import dumps, loads
+from adapters.types import Attempt
 from difficulty.belief import Belief
 from policies.facts import Considered, Decision, Facts
 from policies.plans import Plan
@@ -23,7 +24,7 @@ from router.pipeline_types import Outcome
 from router.run import CallRecord
 
 BLOCK_VERSION = 1
-_FACTS, _CALL = (tuple(field.name for field in fields(of)) for of in (Facts, CallRecord))
+_FACTS, _CALL, _ATTEMPT = (tuple(field.name for field in fields(of)) for of in (Facts, CallRecord, Attempt))
 _NUMBERS = tuple(field.name for field in fields(Considered) if field.name not in ("plan", "refused"))
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 
@@ -146,7 +147,9 @@ def _considered(row: Considered) -> dict[str, Any]:
 
 def _call(call: CallRecord) -> dict[str, Any]:
     """As JSON reads it back: lists, not tuples."""
-    return {name: getattr(call, name) for name in _CALL} | {"attempts": [asdict(attempt) for attempt in call.attempts]}
+    return {name: getattr(call, name) for name in _CALL} | {
+        "attempts": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in call.attempts]
+    }
 
 
 def _action(action: Action) -> dict[str, Any]:

@@ -225,6 +225,8 @@ def _attempts(outcome: Outcome, kind: str) -> int:
 
 def header_value(text: str) -> str:
     """The text with control and non-ASCII characters escaped: a plan's key may hold a newline, a header may not."""
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
     return json.dumps(text)[1:-1].replace('\\"', '"')
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from adapters.errors import BackendError, BackendMalformed, VerifierError
@@ -22,7 +23,7 @@ from router.candidates import Candidate
 from router.ceiling import Limit, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
-from router.purse import Cost, Purse
+from router.purse import Cost, Cover, Purse
 from router.tracing import Trace
 
 DEFAULT_MAX_TOKENS = 1024
@@ -125,11 +126,14 @@ class Run:
         A live answer is streamed to the client while it comes. With `verifier`, no more are bought than can be scored as well.
         Parts cut off at the deadline come (as `cancelled`) only where nothing finished. Raises OutOfBudget or BackendError if nothing came.
         """
-        async with self._paid(lambda: self._within_ceiling(backend, request, verifier)) as request:
+        request, worst = await self._held(lambda: self._within_ceiling(backend, request, verifier))
+        try:
             if request.n == 1 or self.features(backend).native_n:
                 choices = await self._generate(backend, request, live and self.sink is not None)
             else:
                 choices = successes(await attempts(self._generate(backend, one, False) for one in _split(request)))
+        finally:
+            self._let_go(worst)
         return [choice for choice in choices if choice.finish_reason != "cancelled"] or choices
 
     async def score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Scored]:
@@ -141,8 +145,11 @@ class Run:
         if not choices:
             return []
         try:
-            async with self._paid(lambda: (None, Cost(self._scoring_usd(verifier, request, choices)))):
+            _, worst = await self._held(lambda: (None, Cost(self._scoring_usd(verifier, request, choices))))
+            try:
                 verdicts = await self._score(verifier, request, choices)
+            finally:
+                self._let_go(worst)
         except OutOfBudget:
             return [Scored() for _ in choices]
         except (VerifierError, BackendError):
@@ -197,31 +204,32 @@ class Run:
         """What is neither spent nor set aside for calls that are under way."""
         return self.ceiling_usd - self.spent_usd - self._reserved_usd
 
-    @asynccontextmanager
-    async def _paid(self, cut: Callable[[], tuple[T, Cost]]) -> AsyncIterator[T]:
-        """What `cut` makes of a call with the money there is; its worst cost is kept from everyone beside it, here and with the key."""
+    async def _held(self, cut: Callable[[], tuple[T, Cost]]) -> tuple[T, Cost]:
+        """What `cut` makes of a call with the money there is, and its worst cost, which nobody beside it gets until it is let go."""
         for _ in range(CUTS):
             call, worst = cut()
-            with self._set_aside(worst.usd):
-                found = await self.purse.cover(worst, lambda: self.cost, self._remaining_s())
-                if found == "held":
-                    try:
-                        yield call
-                    finally:
-                        self.purse.release(worst)
-                    return
+            found = await self._hold(worst, self._remaining_s())
+            if found == "held":
+                return call, worst
             if found == "refused":
                 break
         raise self._out_of("key")
 
-    @contextmanager
-    def _set_aside(self, usd: float) -> Iterator[None]:
-        """Keeps money from the calls beside this one; entered before the first await, so that no two see the same."""
-        self._reserved_usd += usd
+    async def _hold(self, worst: Cost, within_s: float | None) -> Cover:
+        """Keep money from the calls beside this one, here before the first await, so that no two see the same, and with the key."""
+        self._reserved_usd += worst.usd
+        found: Cover = "refused"
         try:
-            yield
+            found = await self.purse.cover(worst, lambda: self.cost, within_s)
         finally:
-            self._reserved_usd -= usd
+            if found != "held":
+                self._reserved_usd -= worst.usd
+        return found
+
+    def _let_go(self, worst: Cost) -> None:
+        """The call that it was held for is over."""
+        self._reserved_usd -= worst.usd
+        self.purse.release(worst)
 
     def _remaining_s(self) -> float | None:
         if self.limits.latency_s == float("inf"):
@@ -275,43 +283,35 @@ class Run:
 
     async def _generate(self, backend: str, request: ChatRequest, live: bool) -> list[Choice]:
         """One call for `request.n` answers. What it brought before a failure is paid for, so it is used; else the failure is the result."""
-        target = self.backends[backend]
-        call = Call(target.price)
+        target, held = self.backends[backend], list[Cost]()
+        call = Call(target.price, may=partial(self._may, request, held))
         try:
-            with self._more_for(call, request):
-                async with self._metered("generate", backend, call, request.n):
-                    await (self._stream(target, request, call) if live else target.complete(request, call))
-                    if not call.choices:
-                        raise BackendMalformed(backend, "the answer holds no choice")
+            await self._metered("generate", backend, call, request.n, self._answer(target, request, call, live))
         except (OutOfBudget, BackendError):
             if not call.choices:
                 raise
+        finally:
+            for worst in held:
+                self._let_go(worst)
         self.degraded |= {f"fallback:{one.deployment}" for one in call.attempts if (one.kind, one.outcome) == ("fallback", "ok")}
         return call.choices[: request.n]
 
-    @contextmanager
-    def _more_for(self, call: Call, request: ChatRequest) -> Iterator[None]:
-        """Lets a call make further attempts, as far as deadline, money and key allow; what is set aside for them is free again after it."""
-        with ExitStack() as held:
+    async def _answer(self, target: Backend, request: ChatRequest, call: Call, live: bool) -> None:
+        await (self._stream(target, request, call) if live else target.complete(request, call))
+        if not call.choices:
+            raise BackendMalformed(target.name, "the answer holds no choice")
 
-            async def may(backend: Backend, after_s: float, more: bool) -> bool:
-                if after_s >= self.limits.latency_s - self.elapsed_s or not self.purse.key.may_buy(backend.name):
-                    return False
-                return not more or await self._hold_more(backend, request, held)
-
-            call.may = may
-            yield
-
-    async def _hold_more(self, backend: Backend, request: ChatRequest, held: ExitStack) -> bool:
-        """Set the worst cost of one more attempt aside, here and with the key; False where there is not so much."""
+    async def _may(self, request: ChatRequest, held: list[Cost], backend: Backend, after_s: float, more: bool) -> bool:
+        """Whether a call may make a further attempt, by deadline, money and key. The worst cost of `more` of them is held, and noted."""
+        if after_s >= self.limits.latency_s - self.elapsed_s or not self.purse.key.may_buy(backend.name):
+            return False
+        if not more:
+            return True
         terms = self._terms(backend.name, request, None)
         worst = terms.cost(request.n, terms.longest)
-        if worst.usd > self._left_usd:
+        if worst.usd > self._left_usd or await self._hold(worst, None) != "held":
             return False
-        held.enter_context(self._set_aside(worst.usd))
-        if await self.purse.cover(worst, lambda: self.cost, None) != "held":
-            return False
-        held.callback(self.purse.release, worst)
+        held.append(worst)
         return True
 
     async def _stream(self, backend: Backend, request: ChatRequest, call: Call) -> None:
@@ -329,23 +329,28 @@ class Run:
             raise
 
     async def _score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Verdict]:
-        target = self.verifiers[verifier]
-        call = Call(target.price)
-        async with self._metered("score", verifier, call, len(choices)):
-            verdicts = await target.score(request, choices, call)
-            if len(verdicts) != len(choices):
-                raise VerifierError(verifier, f"{len(verdicts)} verdicts on {len(choices)} answers; one for each is needed")
+        call = Call(self.verifiers[verifier].price)
+        return await self._metered("score", verifier, call, len(choices), self._verdicts(verifier, request, choices, call))
+
+    async def _verdicts(self, verifier: str, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+        verdicts = await self.verifiers[verifier].score(request, choices, call)
+        if len(verdicts) != len(choices):
+            raise VerifierError(verifier, f"{len(verdicts)} verdicts on {len(choices)} answers; one for each is needed")
         return verdicts
 
-    @asynccontextmanager
-    async def _metered(self, kind: Literal["generate", "score"], target: str, call: Call, n: int) -> AsyncIterator[None]:
-        """Holds a call to the deadline, and writes it into the trace however it ends, so that no cost is lost."""
-        remaining_s, started, outcome = self._remaining_s(), self.elapsed_s, "cancelled"
-        deadline, traced = asyncio.timeout(remaining_s), self.trace.enter() if self.trace else None
+    async def _metered(self, kind: Literal["generate", "score"], target: str, call: Call, n: int, work: Coroutine[Any, Any, T]) -> T:
+        """Holds the work of a call to the deadline, and writes it into the trace however it ends, so that no cost is lost."""
+        try:
+            deadline = asyncio.timeout(self._remaining_s())
+        except OutOfBudget:
+            work.close()
+            raise
+        started, outcome, traced = self.elapsed_s, "cancelled", self.trace.enter() if self.trace else None
         try:
             async with deadline:
-                yield
+                result = await work
             outcome = "ok"
+            return result
         except Exception as error:
             if deadline.expired():
                 raise self._out_of("deadline") from None

@@ -27,15 +27,26 @@ class ClientGone(Exception):
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; it is cancelled when the client goes (ClientGone) or when the caller is cancelled itself."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(receive))
+    """The result of `work`, in this task; it is cancelled when the client goes (ClientGone) or when the caller is cancelled itself."""
+    here, watch = asyncio.current_task(), asyncio.ensure_future(_disconnect(receive))
+    assert here is not None, "work is awaited in a task"
+    left = False
+
+    def leave(watch: asyncio.Future[None]) -> None:
+        nonlocal left
+        if not watch.cancelled():
+            left = here.cancel()
+
+    watch.add_done_callback(leave)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        return task.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and here.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
-        await _cancel(task, gone)
+        watch.remove_done_callback(leave)
+        watch.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:
@@ -43,13 +54,11 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def _cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel what still runs, and wait until it has cleaned up."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
+async def _cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel it if it still runs, and wait until it has cleaned up."""
+    if not task.done():
         task.cancel()
-    if running:
-        await asyncio.wait(running)
+        await asyncio.wait({task})
 
 
 class LiveAnswer:

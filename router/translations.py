@@ -18,6 +18,7 @@ from router import render, wire
 from router.apis import Batches
 from router.errors import InvalidRequest, RouterError
 from router.pipeline_types import ContinueFrom
+from router.purse import Purse
 
 import_litellm()  # before the modules below, which import it themselves and would let it call home
 
@@ -44,7 +45,7 @@ class Responses:
 
     end = b""
 
-    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int) -> wire.Incoming:
+    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
         """The request as a chat request; fields that the API does not have are passed on. Raises InvalidRequest."""
         said = wire.parse_json(raw)
         _check_responses(said)
@@ -58,7 +59,7 @@ class Responses:
                 service_tier=said.get("service_tier"),
             )
         chat |= {name: value for name, value in said.items() if name not in RESPONSES_FIELDS or name in OURS}
-        return _remembered(_incoming(chat, said, headers, max_messages))
+        return _remembered(_incoming(chat, said, headers, max_messages, purse))
 
     def whole(self, incoming: wire.Incoming, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         """The response object, with the decision block."""
@@ -104,7 +105,7 @@ class Messages:
 
     end = b""
 
-    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int) -> wire.Incoming:
+    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
         """The request as a chat request. Raises InvalidRequest."""
         said = wire.parse_json(raw)
         _check_messages(said)
@@ -112,7 +113,7 @@ class Messages:
             body = {"model": "auto"} | {name: value for name, value in said.items() if name not in OURS}
             chat, names = AnthropicAdapter().translate_completion_input_params_with_tool_mapping(body)
         chat = {**chat, **{name: said[name] for name in OURS if name in said}}
-        return _incoming(chat, {**said, "tool_names": names}, headers, max_messages)
+        return _incoming(chat, {**said, "tool_names": names}, headers, max_messages, purse)
 
     def whole(self, incoming: wire.Incoming, completion: Mapping[str, Any]) -> Mapping[str, Any]:
         """The message object, with the decision block."""
@@ -207,13 +208,13 @@ def _reading(api: str) -> Iterator[None]:
         raise InvalidRequest(f"the body is not of the shape of {api}: {type(error).__name__}: {str(error)[:200]}") from None
 
 
-def _incoming(chat: dict[str, Any], said: Mapping[str, Any], headers: Mapping[str, str], max_messages: int) -> wire.Incoming:
+def _incoming(chat: dict[str, Any], said: Mapping[str, Any], headers: Mapping[str, str], max_messages: int, purse: Purse) -> wire.Incoming:
     """The translated request, read as any other; its usage is always wanted, since both APIs give it with every stream."""
     rest = {name: value for name, value in chat.items() if name not in ("stream", "stream_options")}
     stream = {"stream": True, "stream_options": {"include_usage": True}} if said.get("stream") else {}
     if not isinstance(said.get("stream", False), bool | None):
         raise InvalidRequest("stream must be true or false", param="stream")
-    incoming = wire.parse_body({**rest, **stream}, headers, max_messages=max_messages)
+    incoming = wire.parse_body({**rest, **stream}, headers, max_messages=max_messages, purse=purse)
     return incoming.but(said=said)
 
 

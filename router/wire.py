@@ -21,6 +21,7 @@ from router.errors import InvalidRequest, have_instead
 from router.extras import parse_extras
 from router.lessons import Given
 from router.pipeline_types import Ask
+from router.purse import NO_PURSE, Purse
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_N = 128
@@ -64,12 +65,12 @@ class Incoming:
         return replace(self, **changes)
 
 
-def parse(raw: bytes, headers: Mapping[str, str], *, max_messages: int = 2048) -> Incoming:
-    """The request in a body and its headers (names in lower case). Raises InvalidRequest."""
-    return parse_body(parse_json(raw), headers, max_messages=max_messages)
+def parse(raw: bytes, headers: Mapping[str, str], *, max_messages: int = 2048, purse: Purse = NO_PURSE) -> Incoming:
+    """The request in a body and its headers (names in lower case), and who pays for it. Raises InvalidRequest."""
+    return parse_body(parse_json(raw), headers, max_messages=max_messages, purse=purse)
 
 
-def parse_body(body: Mapping[str, Any], headers: Mapping[str, str], *, max_messages: int = 2048) -> Incoming:
+def parse_body(body: Mapping[str, Any], headers: Mapping[str, str], *, max_messages: int = 2048, purse: Purse = NO_PURSE) -> Incoming:
     """The same, of a body that was read. Raises InvalidRequest."""
     stream, include_usage = _streaming(body)
     request = ChatRequest(
@@ -83,9 +84,8 @@ def parse_body(body: Mapping[str, Any], headers: Mapping[str, str], *, max_messa
         logprobs=_flag(body, "logprobs"),
         extra={key: value for key, value in body.items() if key not in HANDLED},
     )
-    ask = Ask(request, _model(body), store=request.n > 1 or body.get("store") is True, **parse_extras(body, headers))
-    if HEADER in headers:
-        ask = replace(ask, traceparent=headers[HEADER])
+    store, trace = request.n > 1 or body.get("store") is True, headers.get(HEADER, "")
+    ask = Ask(request, _model(body), store=store, traceparent=trace, purse=purse, **parse_extras(body, headers))
     return Incoming(ask, stream, include_usage)
 
 
