@@ -40,13 +40,18 @@ class Guarded:
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """Each next delta within the time: a long answer is no fault, a silent one is."""
-        now = asyncio.get_running_loop().time
-        await self._enter(now() + self._timeout_s)
+        await self._enter(asyncio.get_running_loop().time() + self._timeout_s)
+        patience = Patience(self._timeout_s)
         try:
             async with aclosing(cast(AsyncGenerator[Delta], self.backend.stream(request, call))) as deltas:
-                while (delta := await self._within_time(anext(deltas, None), now() + self._timeout_s)) is not None:
+                while (delta := await patience.wait(anext(deltas, None))) is not None:
                     yield delta
+        except TimeoutError:
+            if not patience.over:
+                raise
+            raise BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s") from None
         finally:
+            patience.end()
             self._slots.release()
 
     def count_tokens(self, request: ChatRequest) -> int:
@@ -82,3 +87,42 @@ class Guarded:
             if not limit.expired():
                 raise
             raise BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s") from None
+
+
+class Patience:
+    """Many waits one after the other, none of which may last longer than so many seconds, with one timer for all of them.
+
+    A timeout of its own for each delta of a stream would cost more than reading it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.over = False
+        self._seconds, self._loop = seconds, asyncio.get_running_loop()
+        self._since: float | None = None
+        self._waiting: asyncio.Task[object] | None = None
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    async def wait(self, work: Awaitable[T]) -> T:
+        """The result of the work. Raises TimeoutError where it takes longer."""
+        self._since, self._waiting = self._loop.time(), asyncio.current_task()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self.over and self._waiting is not None and self._waiting.uncancel() == 0:
+                raise TimeoutError from None
+            raise
+        finally:
+            self._since = None
+
+    def end(self) -> None:
+        """Nothing is waited for any more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        """Whether the present wait has lasted too long; else look again when it may have."""
+        waited = 0.0 if self._since is None else self._loop.time() - self._since
+        if waited < self._seconds:
+            self._timer = self._loop.call_later(self._seconds - waited, self._look)
+        elif self._waiting is not None:
+            self.over = True
+            self._waiting.cancel()

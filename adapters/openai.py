@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Literal
 
 import aiohttp
@@ -68,6 +68,7 @@ class OpenAIBackend:
         context = options.max_context or (line.max_context if line else None)
         can = (bool(options.continues_prefix), options.native_n, options.logprobs)
         self.features = Features(*can, context, options.max_tokens, options.caches_prefix)
+        self.address, self.has_own_price = options.base_url, options.price is not None
         self._url = f"{options.base_url}/chat/completions"
         secrets = _secret_headers(name, options)
         self._headers = {"Content-Type": "application/json", **secrets}
@@ -78,34 +79,38 @@ class OpenAIBackend:
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
         """One call for all `n` answers; a server that gives fewer is taken at what it gave."""
-        async with self._post(self._body(request), request, call) as response:
-            read_answer(self.name, await self._json(response), call)
+        with _Exchange(self, call) as exchange:
+            async with self._post(self._body(request), request, call) as response:
+                await exchange.accepted(response)
+                read_answer(self.name, await self._json(response), call)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """The answers as they come. A server that does not stream is heard out, and its answers given whole."""
         body = self._body(request)
         body = with_usage(body) if self._options.stream_usage else {**body, "stream": True}
-        async with self._post(body, request, call) as response:
-            if response.content_type != "text/event-stream":
-                read_answer(self.name, await self._json(response), call)
-                for index, choice in enumerate(call.choices):
-                    yield _whole(choice, index)
-                return
-            events, cancelled = _Events(self, call), False
-            try:
-                async for chunk in response.content.iter_any():
-                    for delta in events.feed(chunk):
+        with _Exchange(self, call) as exchange:
+            async with self._post(body, request, call) as response:
+                await exchange.accepted(response)
+                if response.content_type != "text/event-stream":
+                    read_answer(self.name, await self._json(response), call)
+                    for index, choice in enumerate(call.choices):
+                        yield _whole(choice, index)
+                    return
+                events, cancelled = _Events(self, call), False
+                try:
+                    async for chunk in response.content.iter_any():
+                        for delta in events.feed(chunk):
+                            yield delta
+                        if events.done:
+                            break
+                    for delta in events.finish():
                         yield delta
-                    if events.done:
-                        break
-                for delta in events.finish():
-                    yield delta
-            except (asyncio.CancelledError, GeneratorExit):
-                cancelled = True
-                raise
-            finally:
-                events.reader.end(cancelled)
-            await _drain(response)
+                except (asyncio.CancelledError, GeneratorExit):
+                    cancelled = True
+                    raise
+                finally:
+                    events.reader.end(cancelled)
+                await _drain(response)
 
     def count_tokens(self, request: ChatRequest) -> int:
         """An estimate: about four bytes a token."""
@@ -139,26 +144,11 @@ class OpenAIBackend:
             )
         return self._open
 
-    @asynccontextmanager
-    async def _post(self, body: Mapping[str, Any], request: ChatRequest, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response, once the server has accepted the request. From here on the prompt is charged; leaving closes an unread answer."""
-        session, accepted = self._session(), False
+    def _post(self, body: Mapping[str, Any], request: ChatRequest, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """A response; leaving it closes an unread answer. From here on the prompt is charged."""
+        session = self._session()
         call.input_tokens, call.estimated = self.count_tokens(request), True
-        try:
-            async with session.post(self._url, data=dumps(body), allow_redirects=False, headers=trace_headers()) as response:
-                if response.status != 200:
-                    _free(call)
-                    raise await self._failure(response)
-                accepted = True
-                yield response
-        except (aiohttp.ClientError, OSError) as error:
-            if accepted:
-                raise BackendMalformed(self.name, f"the answer was cut off ({type(error).__name__})") from None
-            _free(call)
-            raise BackendUnavailable(self.name, f"no connection to {self._options.base_url} ({type(error).__name__})") from None
-        finally:
-            if self._options.price is not None:
-                call.reported_usd = None  # a configured price is the price
+        return session.post(self._url, data=dumps(body), allow_redirects=False, headers=trace_headers())
 
     # --- an answer ------------------------------------------------------------------------------------------------
 
@@ -179,7 +169,7 @@ class OpenAIBackend:
 
     # --- an error -------------------------------------------------------------------------------------------------
 
-    async def _failure(self, response: aiohttp.ClientResponse) -> BackendError:
+    async def failure(self, response: aiohttp.ClientResponse) -> BackendError:
         """The error that this response is, in the provider's words as far as they can be read."""
         try:
             payload = loads(await self._read(response))
@@ -191,6 +181,33 @@ class OpenAIBackend:
     def excerpt(self, body: bytes) -> str:
         """The beginning of what a server sent, fit for a message."""
         return repr(redacted(body[:80].decode("utf-8", "replace"), self._secrets))
+
+
+class _Exchange:
+    """What a failure means: before the server has accepted the request it costs nothing, after that an answer was cut off."""
+
+    def __init__(self, backend: OpenAIBackend, call: Call) -> None:
+        self._backend, self._call, self._accepted = backend, call, False
+
+    def __enter__(self) -> _Exchange:
+        return self
+
+    async def accepted(self, response: aiohttp.ClientResponse) -> None:
+        """The server has answered. Raises what it says where it refuses."""
+        if response.status != 200:
+            _free(self._call)
+            raise await self._backend.failure(response)
+        self._accepted = True
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._backend.has_own_price:
+            self._call.reported_usd = None  # a configured price is the price
+        if not isinstance(error, aiohttp.ClientError | OSError):
+            return
+        if self._accepted:
+            raise BackendMalformed(self._backend.name, f"the answer was cut off ({type(error).__name__})") from None
+        _free(self._call)
+        raise BackendUnavailable(self._backend.name, f"no connection to {self._backend.address} ({type(error).__name__})") from None
 
 
 class _Events:

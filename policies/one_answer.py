@@ -29,27 +29,28 @@ class OneAnswer(Optimisation):
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
-        return tuple([self._look(plan, unfit(plan, self.facts)) for plan in self.policy.plans])
+        return tuple([self._look(plan) for plan in self.policy.plans])
 
-    def _look(self, plan: Plan, unfit: str) -> Considered:
-        if unfit:
-            return Considered(plan, refused=unfit)
-        usd, worst_usd, seconds, worst_s = self._spent(plan)
+    def _look(self, plan: Plan) -> Considered:
+        if plan.key not in self._spent:
+            return Considered(plan, refused=unfit(plan, self.facts))
+        usd, worst_usd, seconds, worst_s = self._spent[plan.key]
         quality = max(self.belief.best, self.belief.p_correct(plan.backends[0]))
         utility_usd = self._value(quality) - self._price(usd, seconds)
         refused = over_limits(self.facts, worst_usd, worst_s, plan) or self._without_reserve(plan, worst_s)
         return Considered(plan, quality, usd, worst_usd, seconds, worst_s, utility_usd, refused)
 
-    def _spent(self, plan: Plan) -> tuple[float, float, float, float]:
-        """US dollars and at worst, seconds and at worst."""
-        assert isinstance(plan, Single), "a policy of single answers has no other plans"
-        return one_answer(plan, self.market, self.facts)
+    @cached_property
+    def _spent(self) -> dict[str, tuple[float, float, float, float]]:
+        """By plan that is fit: US dollars and at worst, seconds and at worst."""
+        fit = [plan for plan in self.policy.plans if isinstance(plan, Single) and not unfit(plan, self.facts)]
+        return {plan.key: one_answer(plan, self.market, self.facts) for plan in fit}
 
     @property
     def _first_steps(self) -> Iterator[tuple[tuple[str, ...], float, float]]:
         for plan in self.policy.plans:
-            if not unfit(plan, self.facts):
-                _, worst_usd, _, worst_s = self._spent(plan)
+            if plan.key in self._spent:
+                _, worst_usd, _, worst_s = self._spent[plan.key]
                 yield plan.backends, worst_usd, worst_s
 
     def _usual_s(self, considered: Considered) -> float:

@@ -197,6 +197,8 @@ class Run:
     @property
     def ceiling_usd(self) -> float:
         """US dollars that this request may cost in all: by its limits, and by what its key has left."""
+        if self.purse.receipt is None:
+            return self.limits.cost_usd
         return min(self.limits.cost_usd, self.spent_usd + self.purse.left_usd(self.cost))
 
     @property

@@ -93,21 +93,33 @@ class LiveAnswer:
         """The stream, from the role to the outcome; comments between, and while there is no news. Raises what the pipeline raises."""
         yield self._begin(chunks, 0)
         while True:
-            try:
-                async with asyncio.timeout(keep_alive_s):
-                    delta = await self._news.get()
-            except TimeoutError:
+            if self._news.empty() and not await self._more_within(keep_alive_s):
                 yield "working"
                 continue
-            if delta is None:
-                break
-            if delta.comment:
-                yield delta.comment
-            if delta.text or delta.fields or delta.logprobs:
-                yield [*self._begin(chunks, delta.index), chunks.delta(delta)]
-                self._sent[delta.index] += delta.text
-                self._live.add(delta.index)
-        yield list(self._rest(chunks, self._task.result()))
+            batch: list[dict[str, Any]] = []
+            while not self._news.empty():  # what came at once goes out at once
+                if (delta := self._news.get_nowait()) is None:
+                    yield [*batch, *self._rest(chunks, self._task.result())]
+                    return
+                if delta.comment:
+                    if batch:
+                        yield batch
+                    yield delta.comment
+                    batch = []
+                if delta.text or delta.fields or delta.logprobs:
+                    batch += [*self._begin(chunks, delta.index), chunks.delta(delta)]
+                    self._sent[delta.index] += delta.text
+                    self._live.add(delta.index)
+            if batch:
+                yield batch
+
+    async def _more_within(self, seconds: float) -> bool:
+        """Wait for news."""
+        self._some_news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await self._some_news.wait()
+        return False
 
     def result(self) -> Outcome:
         """The outcome, after the last event."""
