@@ -28,6 +28,8 @@ from policies.policy import MOST, Optimiser
 
 OPEN_ENOUGH = 0.01
 """Below this chance that a plan leaves the prompt open, what could follow it is not looked at."""
+CASES = 4
+"""Into how many cases what a plan leaves open is told apart, by how high its best answer scored, for what may follow."""
 EVEN_SO_USD = 1e-12
 """What a second counts at least when a batch is sized: of batches that cost alike the quicker is taken."""
 ROUNDING = 1e-12
@@ -245,29 +247,31 @@ class Optimisation:
         )
 
     def _sequels(self, firsts: Sequence[Prospect]) -> list[Sequel]:
-        """For each of them, what the best other plan adds where it leaves the prompt open. All firsts are taken together."""
+        """For each of them, what the best other plan adds where it leaves the prompt open; how high its answer scored says which, or that
+        none does. All firsts are taken together, each in its cases."""
         found = [Sequel() for _ in firsts]
         open_ = [i for i, first in enumerate(firsts) if first.way.plan.verifier is not None and first.view.open[0] >= OPEN_ENOUGH]
         if not open_:
             return found
-        befores = [firsts[i].way.grid for i in open_]
-        ends = [(firsts[i].view.open_weights, firsts[i].view.open_right) for i in open_]
-        kept, share = np.array([(w * held).sum() for w, held in ends]), np.array([firsts[i].view.open[0] for i in open_])
+        cases = [firsts[i].view.left_open(CASES) for i in open_]
+        of = np.repeat(open_, [len(share) for share, *_ in cases])
+        share, kept = (np.concatenate(each) for each in zip(*((s, (w * held).sum(axis=1)) for s, w, held in cases), strict=True))
 
         def after(grid: str) -> Start:
-            carried = [self.belief.carried(*end, before, grid) for end, before in zip(ends, befores, strict=True)]
+            carried = [self.belief.carried(w, held, firsts[i].way.grid, grid) for i, (_, w, held) in zip(open_, cases, strict=True)]
             weights, so_far = (np.concatenate(parts) for parts in zip(*carried, strict=True))
             return weights, so_far
 
         others = list(self._prospects.values())
         views = self._views([other.way for other in others], after)
-        adds = share * np.array([np.zeros((3, len(open_))), *((v.quality - kept, v.cost_usd, v.latency_s) for v in views)])
+        adds = np.array([np.zeros((3, len(of))), *((v.quality - kept, v.cost_usd, v.latency_s) for v in views)])
         net = self._value(adds[:, 0]) - self._price(adds[:, 1], adds[:, 2])
-        step = _step(np.array([firsts[i].quality for i in open_]) + adds[:, 0], self._floor)
-        step[1:][~self._may_follow([firsts[i] for i in open_], others)] = -1
+        step = _step(kept + adds[:, 0], self._floor)
+        step[1:][~self._may_follow([firsts[i] for i in of], others)] = -1
         best = np.where(step == step.max(axis=0), net, -np.inf).argmax(axis=0)
-        for column, i in enumerate(open_):
-            found[i] = Sequel(*adds[best[column], :, column].tolist())
+        chosen = share * adds[best, :, np.arange(len(of))].T
+        for i in open_:
+            found[i] = Sequel(*chosen[:, of == i].sum(axis=1).tolist())
         return found
 
     def _may_follow(self, firsts: Sequence[Prospect], others: Sequence[Prospect]) -> NDArray[np.bool_]:

@@ -28,6 +28,8 @@ from policies.forecast import Stage, worst
 from policies.plans import BestOfN, Ensemble, Plan
 
 Ints = NDArray[np.int64]
+NEVER = 1e-9
+"""Below this chance a case is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +45,37 @@ class Outlook:
     """Expected answers, [F]."""
     weights: Array
     """The belief before, [F, J]."""
-    goes_on: Array
-    """Chance at each node that no answer reached `stop_at`, [F, J]."""
-    kept: Array
-    """Chance at each node of that and a right answer, [F, J]."""
+    under: Array
+    """Chance at each node that all scores are under the cut, [K + 1, J]."""
+    right: Array
+    """Chance at each node that the best answer is right if its score is in that bin, [K, J]."""
+    ends: Ints
+    """The bin from which a score ends the plan, [F]."""
+    keeps: Ints
+    """The bin under which the best answer so far is kept, [F]."""
+    so_far: Array | None = None
+    """Chance at each node that it is right, [F, J]."""
 
     @cached_property
     def open(self) -> Array:
         """Chance that no answer reached `stop_at`, [F]."""
-        return np.asarray((self.weights * self.goes_on).sum(axis=1))
+        return np.asarray((self.weights * self.under[self.ends]).sum(axis=1))
 
-    @cached_property
-    def open_weights(self) -> Array:
-        """Belief over the nodes in that case, [F, J]."""
-        left_open = self.open[:, None]
-        return np.where(left_open > 0, self.weights * self.goes_on / np.maximum(left_open, TINY), self.weights)
-
-    @cached_property
-    def open_right(self) -> Array:
-        """Chance at each node that the best answer is right in that case, [F, J]."""
-        return np.clip(self.kept / np.maximum(self.goes_on, 1e-12), 0, 1)
+    def left_open(self, parts: int, f: int = 0) -> tuple[Array, Array, Array]:
+        """The cases, from one of the beliefs, in which no answer reached `stop_at`, apart by how high the best of them scored, in at most
+        so many of about the same chance: (that chance [G], the belief then [G, J], chance at each node that the best answer is right)."""
+        each = self.weights[f] * (self.under[1:] - self.under[:-1])[: self.ends[f]]
+        held = each * self.right[: self.ends[f]]
+        if self.so_far is not None:
+            held[: self.keeps[f]] = each[: self.keeps[f]] * self.so_far[f]
+        share = each.sum(axis=1)
+        part = (parts * (share.cumsum() - share / 2) / max(share.sum(), TINY)).astype(np.int64)
+        starts = np.flatnonzero(np.diff(part, prepend=-1))
+        each, held = np.add.reduceat(each, starts), np.add.reduceat(held, starts)
+        share = np.maximum(each.sum(axis=1), TINY)
+        likely = share > NEVER
+        each, held, share = each[likely], held[likely], share[likely]
+        return share, each / share[:, None], np.clip(held / np.maximum(each, TINY), 0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +265,8 @@ def outlooks(plans: Sequence[Outline], weights: Array, so_far: Array | None, sto
     if so_far is not None:
         kept += under[this, keeps] * so_far
     quality = (weights * (done + kept)).sum(axis=-1)
-    return [Outlook(quality[p], spent[0, p], spent[1, p], spent[2, p], weights, going[p], kept[p]) for p in range(len(plans))]
+    rights = [plan.stretches[-1].kind.right for plan in plans]
+    return [Outlook(quality[p], *spent[:, p], weights, under[p], rights[p], ends[p], keeps[p], so_far) for p in range(len(plans))]
 
 
 def outlook(plan: Outline, weights: Array, so_far: Array | None, stop_at: Array, draw_price: float = 0.0) -> Outlook:
@@ -308,7 +322,9 @@ def unscored(plan: Outline, weights: Array, so_far: Array | None, price: float) 
         right = np.where(better[:, None], right, so_far)
     spent = np.array([[row.cost_usd, row.latency_s, float(row.draws)] for row in plan.rows]).T @ reached
     usd, seconds, draws = np.repeat(spent[:, None], len(weights), axis=1)
-    return Outlook((weights * right).sum(axis=1), usd, seconds, draws, weights, np.ones_like(weights), right)
+    one_bin = np.stack([np.zeros(weights.shape[1]), np.ones(weights.shape[1])])
+    ends = np.ones(len(weights), dtype=np.int64)
+    return Outlook((weights * right).sum(axis=1), usd, seconds, draws, weights, one_bin, one_bin[1:], ends, ends, right)
 
 
 def _majority(p: Array, votes: Votes, n: int) -> Array:

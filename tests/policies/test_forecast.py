@@ -238,7 +238,8 @@ def test_after_its_own_failures_a_backend_is_left_for_another() -> None:
 def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
     """The belief that an outlook leaves open is what updating on low scores gives: small's failures lower large's chance."""
     _, view = look(BestOfN(backend="small", n=8, batch=8, verifier="exact"), 0.0)
-    open_belief = Belief(belief(0.0).lines, view.open_weights[0])
+    _, (weights,), _ = view.left_open(1)
+    open_belief = Belief(belief(0.0).lines, weights)
     assert open_belief.p_correct("large") < belief(0.0).p_correct("large") - 0.1
     assert open_belief.p_correct("small") < 0.2
 
@@ -282,7 +283,7 @@ def test_beliefs_taken_together_are_taken_alike() -> None:
     together = outlook(way, weights, so_far, stop)
     for f in range(5):
         alone = outlook(way, weights[[f]], so_far[[f]], stop[[f]])
-        for of in ("quality", "cost_usd", "latency_s", "draws", "open", "open_weights", "open_right"):
+        for of in ("quality", "cost_usd", "latency_s", "draws"):
             assert getattr(alone, of)[0] == pytest.approx(getattr(together, of)[f])
 
 
