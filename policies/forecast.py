@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import hypot, prod, sqrt
+from math import exp, hypot, inf, log, prod, sqrt
 
 import numpy as np
 
-from difficulty.belief import PLAIN, Array, Belief, Channel
+from difficulty.belief import PLAIN, TINY, Array, Belief, Channel, sigmoid
 from difficulty.curves import PlanFit
 from policies.batches import unpriced
 from policies.facts import Facts, Market
@@ -81,6 +81,21 @@ def worst(rows: Sequence[Stage]) -> tuple[float, float]:
     timed = [r for r in rows if r.worst_s]
     excess = sqrt(sum((r.worst_s - r.latency_s) ** 2 for r in timed))
     return sum(r.worst_usd for r in rows), sum(r.latency_s for r in timed) + excess
+
+
+def in_time(usual_s: Array | float, worst_s: Array | float, left_s: float) -> Array:
+    """Chance that what usually takes `usual_s`, and at the 95th percentile `worst_s`, is done within `left_s`: log-logistic, whose tail is
+    heavier than a log-normal's, as that of calls over a network is."""
+    usual, worst_, left_ = (np.log(np.maximum(seconds, TINY)) for seconds in (usual_s, worst_s, left_s))
+    return sigmoid(log(19) * (left_ - usual) / np.maximum(worst_ - usual, 1e-3))
+
+
+def chance_in_time(usual_s: float, worst_s: float, left_s: float) -> float:
+    """`in_time` of one step, in plain numbers; one that was never timed is in time."""
+    if not worst_s or left_s == inf:
+        return 1.0
+    usual, worst_, left_ = (log(max(seconds, TINY)) for seconds in (usual_s, worst_s, left_s))
+    return 1 / (1 + exp(-max(-40.0, min(40.0, log(19) * (left_ - usual) / max(worst_ - usual, 1e-3)))))
 
 
 def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:

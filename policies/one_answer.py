@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from policies.facts import Considered
-from policies.forecast import one_answer
+from policies.forecast import chance_in_time, one_answer
 from policies.limits import over_limits, unfit
 from policies.optimise import Optimisation
 from policies.plans import Plan, Single
@@ -35,7 +35,8 @@ class OneAnswer(Optimisation):
         if plan.key not in self._spent:
             return Considered(plan, refused=unfit(plan, self.facts))
         usd, worst_usd, seconds, worst_s = self._spent[plan.key]
-        quality = max(self.belief.best, self.belief.p_correct(plan.backends[0]))
+        gain = self.belief.p_correct(plan.backends[0]) - self.belief.best
+        quality = self.belief.best + chance_in_time(seconds, worst_s, self.facts.left_s) * max(gain, 0.0)
         utility_usd = self._value(quality) - self._price(usd, seconds)
         refused = over_limits(self.facts, worst_usd, worst_s, plan) or self._without_reserve(plan, worst_s)
         return Considered(plan, quality, usd, worst_usd, seconds, worst_s, utility_usd, refused)

@@ -4,6 +4,8 @@ The multiplier is 1 but where a budget over time is scarce. A floor on quality i
 
 A plan is worth what it gives and what may be bought after it, where it leaves the prompt open; so a cheap try is chosen for the
 later option to go up. Hard limits come first: the worst case (95th percentile) must fit under the ceiling and before the deadline.
+An answer that comes late is worth nothing, so what is not sure to be in time counts by the chance that it is; once an answer is in
+hand, which is what a reserve is for, a step need only usually be in time.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from difficulty.belief import Array, Belief
 from policies.batches import BATCHES, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
-from policies.forecast import Stage, left, stages
+from policies.forecast import Stage, in_time, left, stages
 from policies.limits import no_reserve, offered, over_limits, unfit
 from policies.outlook import Kinds, Outline, Outlook, outline, outlooks, unscored
 from policies.plans import BestOfN, Plan
@@ -48,13 +50,17 @@ class Prospect:
     way: Outline
     view: Outlook
     """From one belief: arrays of one."""
+    so_far: float
+    """Chance that the best answer in hand is right."""
+    in_time: float
+    """Chance that it ends before the deadline."""
     refused: str = ""
     """Why not even its first stage may be run."""
 
     @property
     def quality(self) -> float:
-        """Chance that the answer is right when it ends."""
-        return float(self.view.quality[0])
+        """Chance that the answer is right when it ends, or the deadline has come."""
+        return self.so_far + self.in_time * (float(self.view.quality[0]) - self.so_far)
 
     @property
     def mean(self) -> tuple[float, float]:
@@ -140,7 +146,7 @@ class Optimisation:
         seen = iter(self._views([way for some in looked_at for way in some], self._now))
         found = []
         for some, allowed in zip(looked_at, within, strict=True):
-            prospects = [Prospect(way, next(seen)) for way in some]
+            prospects = [Prospect(way, next(seen), self.belief.best, self._in_time(way)) for way in some]
             likeliest = max(prospects, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
             found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.way)))
         return found
@@ -168,21 +174,25 @@ class Optimisation:
         return [found[i] for i in range(len(ways))]
 
     def _refused(self, way: Outline) -> str:
-        """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve."""
-        return over_limits(self.facts, *way.worst, way.plan) or self._without_reserve(way.plan, way.rows[0].worst_s)
+        """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve, where
+        any step would."""
+        worst_usd, worst_s = way.worst
+        if self.belief.evidence and _is_held_back(way.plan):
+            return over_limits(self.facts, worst_usd, way.usual_s, way.plan)
+        return over_limits(self.facts, worst_usd, worst_s, way.plan) or self._without_reserve(way.plan, way.rows[0].worst_s)
 
     def _without_reserve(self, plan: Plan, first_s: float) -> str:
         """Why the first step of a plan, which may take so long, leaves no time for another backend; empty if it does, or need not."""
         if self.belief.evidence or self.facts.left_s == inf or len(plan.backends) > 1:  # several at once are each other's reserve
             return ""
         others = {name: s for name, s in self._quickest_s.items() if name not in plan.backends}
-        if not others:
-            return ""
+        if not others or sum(sorted(self._quickest_s.values())[:2]) > self.facts.left_s:
+            return ""  # there is time for one backend only, whichever
         reserve, reserve_s = min(others.items(), key=lambda item: item[1])
-        own_s = self._quickest_s.get(plan.backends[0], reserve_s)
-        if own_s <= reserve_s and own_s + reserve_s > self.facts.left_s:
-            return ""  # there is time for one backend only, and this is the quickest
         return no_reserve(self.facts, first_s, reserve, reserve_s)
+
+    def _in_time(self, way: Outline) -> float:
+        return float(in_time(way.usual_s, way.worst[1], self.facts.left_s))
 
     @cached_property
     def _quickest_s(self) -> dict[str, float]:
@@ -264,22 +274,27 @@ class Optimisation:
 
         others = list(self._prospects.values())
         views = self._views([other.way for other in others], after)
-        adds = np.array([np.zeros((3, len(of))), *((v.quality - kept, v.cost_usd, v.latency_s) for v in views)])
-        net = self._value(adds[:, 0]) - self._price(adds[:, 1], adds[:, 2])
+        may, chance = self._may_follow([firsts[i] for i in of], others)
+        gains = chance * (np.array([view.quality for view in views]).reshape(chance.shape) - kept)
+        adds = np.array([np.zeros((3, len(of))), *((g, v.cost_usd, v.latency_s) for g, v in zip(gains, views, strict=True))])
+        net = np.array([self._value(1.0), -self._price(1.0, 0.0), -self._price(0.0, 1.0)]) @ adds
         step = _step(kept + adds[:, 0], self._floor)
-        step[1:][~self._may_follow([firsts[i] for i in of], others)] = -1
+        step[1:][~may] = -1
         best = np.where(step == step.max(axis=0), net, -np.inf).argmax(axis=0)
         chosen = share * adds[best, :, np.arange(len(of))].T
         for i in open_:
             found[i] = Sequel(*chosen[:, of == i].sum(axis=1).tolist())
         return found
 
-    def _may_follow(self, firsts: Sequence[Prospect], others: Sequence[Prospect]) -> NDArray[np.bool_]:
-        """Whether each of the others may be run after each of the firsts, both at their worst within the limits."""
-        before, after = (np.array([one.way.worst for one in some]) for some in (firsts, others))
-        fits = np.asarray((after[:, None] + before <= (self.facts.left_usd, self.facts.left_s)).all(axis=-1))
+    def _may_follow(self, firsts: Sequence[Prospect], others: Sequence[Prospect]) -> tuple[NDArray[np.bool_], Array]:
+        """Whether each of the others may be run after each of the firsts, within the limits; and the chance that both end in time."""
+        before, after = (np.array([(*one.way.worst, one.way.usual_s) for one in some]).reshape(-1, 3).T for some in (firsts, others))
+        usd, worst_s, usual_s = after[:, :, None] + before[:, None]
+        late = np.array([not _is_held_back(other.way.plan) for other in others])[:, None]
+        fits = (usd <= self.facts.left_usd) & (np.where(late, worst_s, usual_s) <= self.facts.left_s)
         others_than = [[other.way.plan.key not in first.way.plan.covers for first in firsts] for other in others]
-        return np.asarray(fits & np.array(others_than, dtype=bool))
+        excess_s = np.hypot(after[1, :, None] - after[2, :, None], before[1] - before[2])
+        return fits & np.array(others_than, dtype=bool), in_time(usual_s, usual_s + excess_s, self.facts.left_s)
 
     # --- worth ----------------------------------------------------------------------------------------------------
 
@@ -340,6 +355,11 @@ class Optimisation:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
         below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"
+
+
+def _is_held_back(plan: Plan) -> bool:
+    """Whether its answer is sent when it is whole only, so that the deadline does not cut off what replaces an answer in hand."""
+    return plan.verifier is not None
 
 
 def _step(quality: Array | float, floor: float) -> NDArray[np.int64]:

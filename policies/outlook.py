@@ -171,6 +171,11 @@ class Outline:
         return worst(self.rows)
 
     @cached_property
+    def usual_s(self) -> float:
+        """Seconds if no stage ends early and each takes what it usually does; what was never timed counts as 0 s."""
+        return sum(row.latency_s for row in self.rows if row.worst_s)
+
+    @cached_property
     def kinds(self) -> Sequence[Kind]:
         """Of its stretches, each once, in order."""
         return list(dict.fromkeys(stretch.kind for stretch in self.stretches))
@@ -260,13 +265,16 @@ def outlooks(plans: Sequence[Outline], weights: Array, so_far: Array | None, sto
         going[have] *= whole[this, at]
         under[have] *= whole
     this = np.arange(len(plans))[:, None]
-    holds = _right_under(under, np.array([plan.stretches[-1].kind.right for plan in plans]))
+    rights = np.array([plan.stretches[-1].kind.right for plan in plans])
+    holds = _right_under(under, rights)
     kept = holds[this, ends] - holds[this, keeps]
     if so_far is not None:
         kept += under[this, keeps] * so_far
     quality = (weights * (done + kept)).sum(axis=-1)
-    rights = [plan.stretches[-1].kind.right for plan in plans]
-    return [Outlook(quality[p], *spent[:, p], weights, under[p], rights[p], ends[p], keeps[p], so_far) for p in range(len(plans))]
+    return [
+        Outlook(quality[p], spent[0, p], spent[1, p], spent[2, p], weights, under[p], rights[p], ends[p], keeps[p], so_far)
+        for p in range(len(plans))
+    ]
 
 
 def outlook(plan: Outline, weights: Array, so_far: Array | None, stop_at: Array, draw_price: float = 0.0) -> Outlook:

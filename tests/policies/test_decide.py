@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from difficulty.belief import PLAIN, Belief, Evidence
 from policies.decide import decide, next_draws
-from policies.facts import Facts, Market, NothingToRun
+from policies.facts import Considered, Facts, Market, NothingToRun
+from policies.forecast import stages
 from policies.plans import Plan, Single
 from policies.policy import Policy
 from tests.policies.conftest import CURVES, PRICES, belief
@@ -102,7 +103,8 @@ def test_where_nothing_is_sure_to_be_in_time_the_quickest_is_tried() -> None:
 
 
 def test_a_first_step_leaves_time_for_another_backend() -> None:
-    """While nothing is answered no step is begun after whose failure the deadline would be missed; the quickest backend may try."""
+    """While nothing is answered no step is begun after whose failure the deadline would be missed; where no step could leave the time for
+    another backend, all that are sure to be in time may try."""
 
     def refusals(deadline_s: float, plans: list[dict[str, Any]], answers: tuple[Evidence, ...] = (), **facts: Any) -> list[str]:
         limited = replace(FACTS, deadline_s=deadline_s, **facts)
@@ -112,15 +114,32 @@ def test_a_first_step_leaves_time_for_another_backend() -> None:
     small_s, large_s = (c.latency_q95_s for c in decide(policy(plans=both), MARKET, FACTS, belief(0.0)).considered)
     enough, too_little = small_s + large_s + 1e-6, small_s + large_s - 1e-6
     assert refusals(enough, both) == ["", ""]
-    small, large = refusals(too_little, both)
-    assert small == ""
-    assert "leaves 'small' less than" in large
-    assert decide(policy(1.0, 0.0, both), MARKET, replace(FACTS, deadline_s=too_little), belief(0.0)).plan == Single(backend="small")
-    assert refusals(too_little, [*both, SMALL])[2] == "", "no step of small could leave the time, so all of them may try"
+    assert refusals(too_little, [*both, SMALL]) == ["", "", ""], "no step could leave the time, so all of them may try"
     assert "leaves 'large' less than" in refusals(enough, [*both, SMALL])[2], "a quicker step of small would"
-    assert refusals(too_little, both, (WRONG,)) == ["", ""], "an answer is what a reserve is for"
-    assert refusals(too_little, both[1:]) == [""], "without another backend there is none to keep time for"
-    assert refusals(too_little, both, down=frozenset({"small"}))[1] == ""
+    assert refusals(enough, [*both, SMALL], (WRONG,)) == ["", "", ""], "an answer is what a reserve is for"
+    assert refusals(enough, [both[0], SMALL]) == ["", ""], "without another backend there is none to keep time for"
+    assert refusals(enough, [*both, SMALL], down=frozenset({"large"}))[2] == ""
+
+
+def test_with_an_answer_in_hand_a_scored_step_need_only_usually_be_in_time() -> None:
+    """What comes late costs money and nothing else, for the answer in hand goes out: so it is weighed by its chance, while it is better
+    than even. What is not scored may be streamed as it comes, and has to be sure."""
+    scored, plain = {"single": {"backend": "large", "verifier": "reward"}}, {"single": {"backend": "large"}}
+
+    def look(deadline_s: float, value: float = 1.0) -> tuple[Plan | None, list[Considered]]:
+        decision = decide(policy(value, 0.0, [scored, plain]), MARKET, replace(FACTS, deadline_s=deadline_s), belief(0.0).after([WRONG]))
+        return decision.plan, list(decision.considered)
+
+    _, (first, second) = look(60.0)
+    usual_s = stages(first.plan, belief(0.0), MARKET, FACTS)[0].latency_s
+    for deadline_s, refused in ((second.latency_q95_s * 0.99, [False, True]), (usual_s * 0.99, [True, True])):
+        assert [bool(c.refused) for c in look(deadline_s)[1]] == refused
+    soon = usual_s * 1.05
+    assert look(soon)[1][0].quality < first.quality - 0.1
+    worth = 1.2 * first.cost_usd / (first.quality - belief(0.0).after([WRONG]).best)
+    assert look(60.0, worth)[0] is not None
+    assert look(soon, worth)[0] is None, "too dear for a chance of little more than a half"
+    assert look(soon)[0] is not None
 
 
 def test_what_was_spent_counts_against_the_ceiling() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from difficulty.belief import Evidence
+from difficulty.belief import Belief, Evidence
 from difficulty.curves import Curves, Latency, Tokens
 from policies.decide import decide
 from policies.facts import Decision, Facts, Market, NothingToRun
 from policies.one_answer import only_unscored
 from policies.optimise import Optimisation
+from policies.plans import Single
 from policies.policy import Optimiser, Policy
 from tests.policies.conftest import belief
 
@@ -72,8 +72,11 @@ def test_it_is_for_unscored_answers_only() -> None:
 
 
 def test_a_second_backend_stays_in_reserve() -> None:
-    """Where the dearer one would leave no time for the other, should it fail, the quicker one is asked."""
-    facts = Facts(input_tokens=100, deadline_s=20.0)
-    dear = policy([SMALL, LARGE], value_of_correct_usd=10.0)
-    assert decide(dear, MARKET, replace(facts, deadline_s=60.0), belief(0.0)).plan == dear.plans[1]
-    assert decide(dear, MARKET, facts, belief(0.0)).plan == dear.plans[0]
+    """Where the better one would leave no time for another, should it fail, a quicker one is asked; but where there is time for one only,
+    the best of those that are sure to be in time."""
+    speed = {"small": Latency(1.0, 0.0, 0.1), "middle": Latency(2.0, 0.0, 0.1), "large": Latency(2.5, 0.0, 0.1)}
+    market = Market(curves=Curves(latency=speed))
+    believed = Belief({"small": (0.0, 1.0), "middle": (1.0, 1.0), "large": (2.0, 1.0)})
+    dear = policy([{"single": {"backend": name}} for name in speed], value_of_correct_usd=10.0)
+    for deadline_s, best in ((9.0, "large"), (4.0, "middle"), (3.2, "large"), (2.5, "middle"), (1.5, "small")):
+        assert decide(dear, market, Facts(input_tokens=100, deadline_s=deadline_s), believed).plan == Single(backend=best), deadline_s
