@@ -18,10 +18,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.harness import CALIBRATE, TEST, TRAIN, Array, Ints, groups
-from difficulty.belief import NODES, PRIOR, Belief, Scores, Success
+from difficulty.belief import EASE, NODES, PRIOR, Belief, Scores, Success
 from difficulty.curves import Curves, Latency
 from difficulty.learn import GRID, fit_latency, fit_scores, fit_tokens
-from difficulty.learn_success import fit_success
+from difficulty.learn_success import fit_success, posterior
 from policies.decide import decide
 from policies.facts import Facts, Market, NothingToRun
 from policies.plans import Single
@@ -95,17 +95,18 @@ class Engine:
 
     @classmethod
     def fit(cls, data: Recorded, side: Ints, variant: Variant) -> Engine:
-        """Curves from the train side, the tempering from the calibrate side."""
+        """Curves from train and calibrate; the tempering from how those of train alone do on calibrate."""
         seen, train = np.flatnonzero(side != TEST), np.flatnonzero(side == TRAIN)
         e = estimate(data.prompts, data.right.mean(axis=1), data.group, side) if variant.probe else np.zeros(len(side))
-        success = _success(data, e, train, variant)
-        chance = {name: _before(success[name], e) for name in data.names}
-        scores = {judge(name): _scores(data, m, seen, chance[name], variant) for m, name in enumerate(data.names)}
         tokens = {name: fit_tokens(data.tokens_in[seen, m], data.tokens_out[seen, m]) for m, name in enumerate(data.names)}
         latency = {name: fit_latency(data.tokens_out[seen, m], data.seconds[seen, m]) for m, name in enumerate(data.names)}
         free = {judge(name): Latency(0.0, 0.0, 0.0) for name in data.names}
+        tempered = 1.0
+        if variant.tempered:
+            success, scores = _believed(data, e, train, variant)
+            tempered = _tempering(data, np.flatnonzero(side == CALIBRATE), e, Curves(success, scores=scores))
+        success, scores = _believed(data, e, seen, variant)
         curves = Curves(success, tokens, latency | free, scores, source="recorded")
-        tempered = _tempering(data, np.flatnonzero(side == CALIBRATE), e, curves) if variant.tempered else 1.0
         prices = {name: _price(data, m, seen) for m, name in enumerate(data.names)}
         length = rounded(data.tokens_in.mean(axis=1), seen, LENGTHS).astype(np.int64)
         return cls(data, Market(prices, curves=replace(curves, tempering=tempered)), rounded(e, seen, LEVELS), length)
@@ -172,12 +173,22 @@ def policy(names: Sequence[str], value_usd: float) -> Optimiser:
     return Optimiser(objective=Worth(value_of_correct_usd=value_usd), plans=plans)
 
 
-def _success(data: Recorded, e: Array, train: Ints, variant: Variant) -> dict[str, Success]:
-    right, once, features = data.by_name(data.right, train), np.ones(len(train)), dict.fromkeys(data.names, e[train])
+def _believed(data: Recorded, e: Array, rows: Ints, variant: Variant) -> tuple[dict[str, Success], dict[str, Scores]]:
+    """What some rows say of every model's chances, and of what its confidence is worth: as `outlay fit` learns it."""
+    right, once = data.by_name(data.right, rows), dict.fromkeys(data.names, np.ones(len(rows)))
+    features = dict.fromkeys(data.names, e[rows])
     if variant.shared:
-        return fit_success(features, right, dict.fromkeys(data.names, once))
-    alone = {name: _logistic(e[train], right[name]) for name in data.names}
-    return {name: Success(float(intercept), float(slope), 0.0) for name, (intercept, slope) in alone.items()}
+        success = fit_success(features, right, once)
+    else:
+        alone = {name: _logistic(e[rows], right[name]) for name in data.names}
+        success = {name: Success(float(intercept), float(slope), 0.0) for name, (intercept, slope) in alone.items()}
+    if not variant.calibrated:
+        return success, {judge(name): Scores.unfitted() for name in data.names}
+    weights, bins, scores = posterior(success, features, right, once), min(BINS, len(rows) // FEWEST_IN_BIN), {}
+    for m, name in enumerate(data.names):
+        chance = (weights * expit(success[name].logits(e[rows]))).sum(axis=1)
+        scores[judge(name)] = fit_scores(data.confidence[rows, m], right[name], chance, weights @ EASE, bins)
+    return success, scores
 
 
 def _logistic(e: Array, right: Array) -> tuple[float, float]:
@@ -190,12 +201,6 @@ def _logistic(e: Array, right: Array) -> tuple[float, float]:
 def _before(curve: Success, e: Array) -> Array:
     """Chance before the first call that a model is right, for every prompt, shape [N]."""
     return np.asarray(expit((curve.intercept + curve.slope * e)[:, None] + curve.spread * NODES) @ PRIOR)
-
-
-def _scores(data: Recorded, m: int, seen: Ints, chance: Array, variant: Variant) -> Scores:
-    if not variant.calibrated:
-        return Scores.unfitted()
-    return fit_scores(data.confidence[seen, m], data.right[seen, m], chance[seen], min(BINS, len(seen) // FEWEST_IN_BIN))
 
 
 def _price(data: Recorded, m: int, seen: Ints) -> tuple[float, float]:
@@ -215,7 +220,8 @@ def _tempering(data: Recorded, rows: Ints, e: Array, curves: Curves) -> float:
             chance, y = np.clip((weights * p).sum(axis=1), 1e-6, 1 - 1e-6), data.right[rows, m]
             total -= float((y * np.log(chance) + (1 - y) * np.log1p(-chance)).sum())
             k = np.searchsorted(scores.edges, data.confidence[rows, m], side="right")
-            if_right, if_wrong = (np.stack(tables) for tables in zip(*map(scores.likelihoods, p), strict=True))
+            ease = [EASE] * len(rows) if scores.shared else p
+            if_right, if_wrong = (np.stack(tables) for tables in zip(*map(scores.likelihoods, ease), strict=True))
             here = np.arange(len(rows))
             weights = weights * (p * if_right[here, :, k] + (1 - p) * if_wrong[here, :, k]) ** exponent
             weights /= weights.sum(axis=1, keepdims=True)

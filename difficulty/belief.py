@@ -41,6 +41,8 @@ NO_OWN: Array = np.ones((len(NODES), 1))
 """The same where a backend has no part of its own."""
 _PLAIN_NODES = tuple(zip(NODES.tolist(), PRIOR.tolist(), strict=True))
 """The shared nodes and their prior as plain numbers: a sum over 21 of them is made sooner than numpy is called."""
+EASE: Array = 1.0 / (1.0 + np.exp(-3.4 * NODES))
+"""How easy a prompt is for all backends, from 0 to 1, at the shared nodes, [J]: nearly the normal distribution function at 2u."""
 TINY = 1e-300
 """For logarithms and quotients of what may be 0."""
 
@@ -100,7 +102,9 @@ class Scores:
 
     A verifier knows a right answer to a hard prompt less surely than one to an easy prompt, so there are two tables: one for prompts that
     the backend always answers right, one for those that it never does. At a chance p between, scores fall as p of the first and 1 - p of
-    the second. An exact checker is the same with two bins and no error (`Scores.exact`).
+    the second; or, if `shared`, as the shared difficulty says (`EASE`) whoever answers. Many a backend is right on half of all prompts with
+    a chance near 1, and its confidence still tells which of them others get wrong. An exact checker is the same with two bins and no error
+    (`Scores.exact`).
     """
 
     edges: tuple[float, ...]
@@ -111,6 +115,7 @@ class Scores:
     right_hard: tuple[float, ...] = ()
     """`right` at a chance of 0; empty: the same as at 1."""
     wrong_hard: tuple[float, ...] = ()
+    shared: bool = False
 
     @classmethod
     def exact(cls) -> Scores:
@@ -134,10 +139,10 @@ class Scores:
         odds = right[0, k] * self.base_rate, wrong[0, k] * (1 - self.base_rate)
         return float(odds[0] / sum(odds))
 
-    def likelihoods(self, p: Array) -> tuple[Array, Array]:
-        """(P(bin | right), P(bin | wrong)) where an answer is right with chance p, shape [J]; each of shape [J, K]."""
+    def likelihoods(self, ease: Array) -> tuple[Array, Array]:
+        """(P(bin | right), P(bin | wrong)) on prompts that are so easy (`Belief.ease`), shape [J]; each of shape [J, K]."""
         (right, right_hard), (wrong, wrong_hard) = self._tables
-        share = p[:, None]
+        share = ease[:, None]
         return share * right + (1 - share) * right_hard, share * wrong + (1 - share) * wrong_hard
 
     @cached_property
@@ -149,7 +154,7 @@ class Scores:
         """What an answer of that raw score says."""
         k, (right, wrong) = self.bin(score), self._tables
         easy, hard = (float(right[0][k]), float(wrong[0][k])), (float(right[1][k]), float(wrong[1][k]))
-        return Evidence(backend, channel, *easy, *hard)
+        return Evidence(backend, channel, *easy, *hard, shared=self.shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,8 @@ class Evidence:
     if_wrong_hard: float | None = None
     votes: Tally | None = None
     """Of the leader of a vote: how it stood. Its likelihoods are those of the tally, and the voters are no evidence beside it."""
+    shared: bool = False
+    """Whether hard prompts are those that are hard for all backends."""
 
     @property
     def is_silent(self) -> bool:
@@ -219,6 +226,11 @@ class Belief:
     @cached_property
     def _by_node(self) -> dict[tuple[str, float, float], Array]:
         return {}
+
+    def ease(self, backend: str, shared: bool) -> Array:
+        """How easy the prompt is at each node of a backend's grid: its chance there, or what all share."""
+        by_node = self.by_node(backend)
+        return np.repeat(EASE, len(by_node) // len(EASE)) if shared else by_node
 
     def p_correct(self, backend: str, channel: Channel = PLAIN) -> float:
         """Chance that the next draw of this backend is right."""
@@ -289,7 +301,7 @@ class Belief:
 
     def joint(self, answer: Evidence) -> tuple[Array, Array]:
         """Chance at each node of this score and a right answer, and of this score and a wrong one."""
-        p, ease = self.by_node(answer.backend, answer.channel), self.by_node(answer.backend)
+        p, ease = self.by_node(answer.backend, answer.channel), self.ease(answer.backend, answer.shared)
         return p * _between(answer.if_right_hard, answer.if_right, ease), (1 - p) * _between(answer.if_wrong_hard, answer.if_wrong, ease)
 
     @cached_property
@@ -371,14 +383,18 @@ def _between(hard: float | None, easy: float, ease: Array) -> Array | float:
 
 def _answer(
     backend: str, shift: float, slope: float, right: float, wrong: float,
-    right_hard: float | None = None, wrong_hard: float | None = None, *votes: int,
+    right_hard: float | None = None, wrong_hard: float | None = None, *more: int,
 ) -> Evidence:  # fmt: skip
-    return Evidence(backend, Channel(shift, slope), right, wrong, right_hard, wrong_hard, Tally(*votes) if votes else None)
+    votes = Tally(*more) if len(more) > 1 else None
+    return Evidence(backend, Channel(shift, slope), right, wrong, right_hard, wrong_hard, votes, len(more) == 1)
 
 
 def _row(answer: Evidence) -> list[Any]:
-    """An answer seen as plain data, the counts of a vote at its end; what is None to its end is left out."""
+    """An answer seen as plain data, the counts of a vote at its end, or a 1 if hard is what is hard for all; what is None to its end is
+    left out."""
     row = [answer.backend, answer.channel.shift, answer.channel.slope, answer.if_right, answer.if_wrong]
     if answer.votes is not None:
         return [*row, answer.if_right_hard, answer.if_wrong_hard, answer.votes.first, answer.votes.second, answer.votes.n]
-    return row if answer.if_right_hard is None and answer.if_wrong_hard is None else [*row, answer.if_right_hard, answer.if_wrong_hard]
+    if answer.if_right_hard is None and answer.if_wrong_hard is None:
+        return row
+    return [*row, answer.if_right_hard, answer.if_wrong_hard, *[1] * answer.shared]

@@ -107,9 +107,11 @@ class Curves:
         return self.plans.get(key, _UNSEEN_PLAN)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data. A part of a backend's own that is 0 is left out: files from before there was any keep their digest."""
+        """Plain data. A part of a backend's own that is 0, and a flag that is not set, are left out: files from before there were any keep
+        their digest."""
         plain = {"format": FORMAT} | asdict(self)
-        plain["success"] = {name: {k: v for k, v in row.items() if k != "own" or v} for name, row in plain["success"].items()}
+        for part, late in (("success", "own"), ("scores", "shared")):
+            plain[part] = {name: {k: v for k, v in row.items() if k != late or v} for name, row in plain[part].items()}
         return plain
 
     @cached_property
@@ -159,5 +161,5 @@ def _each(kind: type[Any], rows: Mapping[str, Mapping[str, Any]]) -> Mapping[str
 
 
 def _scores(row: Mapping[str, Any]) -> Scores:
-    tables = {name: tuple(value) for name, value in row.items() if name != "base_rate"}
-    return Scores(**tables, base_rate=float(row["base_rate"]))
+    tables = {name: tuple(value) for name, value in row.items() if name not in ("base_rate", "shared")}
+    return Scores(**tables, base_rate=float(row["base_rate"]), shared=bool(row.get("shared", False)))

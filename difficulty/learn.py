@@ -65,11 +65,14 @@ def fit_tempering(logits: Mapping[str, Array], evidence: Array, right: Mapping[s
     return min(GRID, key=loss)
 
 
-def fit_scores(scores: ArrayLike, right: ArrayLike, chance: ArrayLike | None = None, bins: int = 24) -> Scores:
+def fit_scores(
+    scores: ArrayLike, right: ArrayLike, chance: ArrayLike | None = None, ease: ArrayLike | None = None, bins: int = 24
+) -> Scores:
     """A verifier's score model: equal-mass bins, P(right | bin) made monotone by isotonic regression, likelihoods by Bayes.
 
-    `chance` [N] is how likely each answer was right before it was scored; with it, the tables for easy and hard prompts are told apart
-    by expectation maximisation (an answer at chance p is from the easy table with p, from the hard one with 1 - p).
+    `chance` [N] is how likely one more answer of the same backend to the same prompt is right; with it, the tables for easy and hard
+    prompts are told apart by expectation maximisation (an answer at chance p is from the easy table with p, from the hard one with 1 - p).
+    `ease` [N] is how easy the prompt is for all backends (the mean of `EASE`); the one under which the scores are likelier is taken.
     """
     s, y = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.float64)
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1]))
@@ -79,10 +82,20 @@ def fit_scores(scores: ArrayLike, right: ArrayLike, chance: ArrayLike | None = N
     if chance is None:
         right_table, wrong_table = _monotone(counts, base)
         return Scores(_floats(edges), right_table, wrong_table, base)
-    p = np.asarray(chance, dtype=np.float64)
-    parts = [_easy_and_hard(k[rows], p[rows], marginal) for rows, marginal in zip((y == 1, y == 0), counts, strict=True)]
-    easy, hard = (_monotone(np.stack([part[side] for part in parts]), base) for side in (0, 1))
-    return Scores(_floats(edges), *easy, base, *hard)
+    ways = [_told_apart(k, y, np.asarray(p, dtype=np.float64), counts) for p in (chance, ease) if p is not None]
+    shared = len(ways) > 1 and ways[1][1] > ways[0][1]
+    easy, hard = (_monotone(of, base) for of in ways[shared][0])
+    return Scores(_floats(edges), *easy, base, *hard, shared=shared)
+
+
+def _told_apart(k: NDArray[np.intp], y: Array, p: Array, counts: Array) -> tuple[Array, float]:
+    """Expected counts (easy or hard; right or wrong; bin) by how easy the answers' prompts are, and the log likelihood of the scores."""
+    found, total = np.empty((2, *counts.shape)), 0.0
+    for side, (rows, marginal) in enumerate(zip((y == 1, y == 0), counts, strict=True)):
+        found[:, side] = of = np.array(_easy_and_hard(k[rows], p[rows], marginal))
+        easy, hard = of / of.sum(axis=1, keepdims=True)
+        total += float(np.log(p[rows] * easy[k[rows]] + (1 - p[rows]) * hard[k[rows]]).sum())
+    return found, total
 
 
 EASY_OR_HARD = 20.0

@@ -97,7 +97,7 @@ class Kind:
 
     @classmethod
     def of(cls, p: Array, ease: Array, scores: Scores) -> Kind:
-        """Draws that are right with chance `p` where the backend's plain samples are with chance `ease`, each [J]."""
+        """Draws that are right with chance `p` on prompts that are so easy (`Belief.ease`), each [J]."""
         right, wrong = scores.likelihoods(ease)
         if_right = p[:, None] * right
         any_ = if_right + (1 - p)[:, None] * wrong
@@ -211,7 +211,8 @@ def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, d
         run = list(alike)
         key = id(run[0].p), plan.verifier
         if key not in kinds:
-            kinds[key] = Kind.of(run[0].p, belief.by_node(plan.backend), market.curves.scores_of(plan.verifier))
+            scores = market.curves.scores_of(plan.verifier)
+            kinds[key] = Kind.of(run[0].p, belief.ease(plan.backend, scores.shared), scores)
         found.append(Stretch(run[0], len(run), kinds[key]))
     return Outline(plan, rows, found, votes, grid=grid)
 
@@ -228,7 +229,7 @@ def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Mar
 def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
     """A stage of draws of several backends. Each has the bins of the score for itself, and all these bins are in one order: by the chance
     that is now believed of an answer there. The best answer of all is then the one in the highest bin, as the router chooses it."""
-    kinds = {name: Kind.of(p, p, scores) for name, _ in stage.parts for p in [belief.by_node(name)]}
+    kinds = {name: Kind.of(belief.by_node(name), belief.ease(name, scores.shared), scores) for name, _ in stage.parts}
     likely = np.concatenate([kind.if_right @ w / (kind.any @ w) for name, kind in kinds.items() for w in [belief.weights_of(name)]])
     order, bins, under, right = np.argsort(likely, kind="stable"), len(likely) // len(kinds), np.ones(1), []
     for number, (name, n) in enumerate(stage.parts):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from adapters.answers import normalise
-from difficulty.belief import PRIOR, Array, Belief, Channel, Scores
+from difficulty.belief import EASE, PRIOR, Array, Belief, Channel, Scores
 from difficulty.conversation import conversation_text
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import FitError
@@ -68,7 +68,8 @@ class CurveFit:
         weights = {name: posterior(success, self.features, right, draws, name) for name in success}
         logits = {name: curve.logits(self.features[name]) for name, curve in success.items()}
         chance = {name: (weights[name] * expit(x)).sum(axis=1) for name, x in logits.items()}
-        found = Curves(success, self._tokens(), self._latency(), self._scores(chance), source=source)
+        ease = posterior(success, self.features, right, draws) @ EASE
+        found = Curves(success, self._tokens(), self._latency(), self._scores(chance, ease), source=source)
         chains = [plan for plan in self.plans if isinstance(plan, Revise | TreeSearch)]
         fits = {plan.key: PlanFit(self._channel(plan, logits, weights)) for plan in chains}
         return self._with_factors(replace(found, plans=fits, tempering=self._tempering(found.scores, logits), votes=self._votes()))
@@ -82,15 +83,15 @@ class CurveFit:
     def _samples(self, backend: str) -> Iterable[Mapping[str, Any]]:
         return (samples(row).get(backend, {"answers": [], "calls": []}) for row in self.rows)
 
-    def _scores(self, chance: Mapping[str, Array]) -> dict[str, Any]:
-        """Of every verifier, from the samples; `chance` [N] by backend is that of one more sample."""
-        seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    def _scores(self, chance: Mapping[str, Array], ease: Array) -> dict[str, Scores]:
+        """Of every verifier, from the samples; `chance` [N] by backend is that of one more sample, `ease` [N] the prompt's for all."""
+        seen: dict[str, list[tuple[float, ...]]] = defaultdict(list)
         for backend, p in chance.items():
-            for trace, before in zip(self._samples(backend), p, strict=True):
+            for trace, *before in zip(self._samples(backend), p, ease, strict=True):
                 for answer in trace["answers"]:
                     for verifier, score in answer.get("scores", {}).items():
                         if score is not None:
-                            seen[verifier].append((score, answer["correct"], before))
+                            seen[verifier].append((score, answer["correct"], *before))
         return {name: fit_scores(*np.array(rows).T) for name, rows in seen.items()}
 
     def _tempering(self, scores: Mapping[str, Scores], logits: Mapping[str, Array]) -> float:
@@ -185,7 +186,7 @@ def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterabl
 def _evidence(scores: Scores, logits: Array, answers: Rows, verifier: str) -> Array:
     """Log likelihood at each node of what the verifier said of the answers, shape [J]; nothing of one that it did not score."""
     p = expit(logits)
-    right, wrong = scores.likelihoods(p)
+    right, wrong = scores.likelihoods(np.repeat(EASE, len(p) // len(EASE)) if scores.shared else p)
     said = [scores.bin(raw) for answer in answers if (raw := answer["scores"][verifier]) is not None]
     return np.asarray(np.log(p[:, None] * right[:, said] + (1 - p[:, None]) * wrong[:, said]).sum(axis=1))
 
