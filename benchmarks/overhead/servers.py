@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -211,12 +212,12 @@ def tensorzero(bench: Bench) -> Server:
         process = subprocess.Popen(["taskset", "-c", SERVER_CORE, *command], stdout=out, stderr=errors)
     server = Server("tensorzero", "", "tensorzero::model_name::stub", process)
     began = time.monotonic()
-    while not log.read_text().endswith("\n"):
+    while not (said := re.search(r"^(http\S+?)/?\n", log.read_text(), re.MULTILINE)):  # among what it logs
         if process.poll() is not None or time.monotonic() - began > START_S:
             server.stop()
             raise RuntimeError(f"tensorzero did not start: {(bench.folder / 'tensorzero-errors.log').read_text()[-600:]}")
         time.sleep(0.1)
-    server = Server(server.name, log.read_text().strip().rstrip("/") + "/chat/completions", server.model, process)
+    server = Server(server.name, f"{said[1]}/chat/completions", server.model, process)
     while not _answers(server):
         if time.monotonic() - began > START_S:
             server.stop()
