@@ -16,7 +16,7 @@ from benchmarks.encodings import ENCODER, HALFWAY, Kept
 from benchmarks.harness import DRAWS, parser, publish, read, recordings
 from benchmarks.two_model import limits, page
 from benchmarks.two_model.figures import judge
-from benchmarks.two_model.methods import PROBE, score, unit
+from benchmarks.two_model.methods import DIFFERENCE, PROBE, score, unit
 from benchmarks.two_model.pairs import Pair, Rows, pair, regraded
 from difficulty.encoders import open_encoder
 
@@ -34,16 +34,18 @@ def main() -> None:
     counted = [row for path in sorted(args.data.glob("counts_*.jsonl.gz")) for row in read(path)]
     wanted = {name: rows for pattern in args.pattern for name, rows in recordings(args.data, pattern).items()}
     general, _ = general_probe.labels(everything)
-    judged = {}
+    judged, before = dict[str, Any](), None
     for one, changed in pairs(wanted, everything):
         score(one, encoder, general, args.seed)
-        found = judge(one, PROBE, args.draws, args.seed) | {"regraded": changed}
+        found = judge(one, PROBE, args.draws, args.seed)
         if page.aim(one.name):
             found["followed"] = limits.followed(one.gain, args.seed)
         if one.name in page.AIMS:
             states = unit(encoder.encode(one.prompts, [HALFWAY]).states[HALFWAY])
             found["drawn"] = limits.drawn(one, counted, states, args.seed)
-        judged[one.name] = found
+        if changed and before is not None:
+            found |= {"regraded": changed, "foreseen": limits.foreseen(before, one, DIFFERENCE)}
+        judged[one.name], before = found, one
         print(one.name, {name: round(method["apgr"][0], 3) for name, method in found["methods"].items()}, flush=True)
     page.picture(judged)
     publish("two_model", {"sets": judged}, page.page(judged))

@@ -13,7 +13,7 @@ from benchmarks.two_model.pairs import Pair
 from difficulty.conversation import CHARACTERS_PER_TOKEN
 
 SHARES = np.linspace(0, 1, 11)
-SHOWN = np.linspace(0, 1, 51)
+SHOWN = np.linspace(0, 1, 26)
 PROBE_USD_PER_MTOK = 0.001
 """What the probe reads is charged with: 6 ms of one core (at 4 cents an hour) for 100 tokens."""
 

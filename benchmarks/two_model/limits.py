@@ -31,6 +31,16 @@ def followed(gain: Array, seed: int) -> list[tuple[float, float]]:
     return [(r, float(np.mean([played(r) for _ in range(PLAYS)]))) for r in GRID]
 
 
+def foreseen(before: Pair, after: Pair, method: str) -> float | None:
+    """Chance that a prompt whose dear answer was marked wrong, and is not any more, was ranked below another one; .5 is a coin."""
+    from sklearn.metrics import roc_auc_score
+
+    better = after.dear > before.dear
+    sides = [(better[np.isfinite(row)], -row[np.isfinite(row)]) for row in before.scores[method]]
+    found = [roc_auc_score(changed, low) for changed, low in sides if changed.any()]
+    return float(np.mean(found)) if found else None
+
+
 def drawn(one: Pair, rows: Sequence[Mapping[str, Any]], states: Array, seed: int) -> dict[str, Any] | None:
     """Models that were asked many times on these prompts: one draw of each is what happened, the others are what can be known.
 

@@ -11,7 +11,7 @@ from benchmarks.harness import CALIBRATE, TEST, TRAIN
 from benchmarks.two_model import limits, page
 from benchmarks.two_model.__main__ import pairs
 from benchmarks.two_model.figures import apgr, cpt, curve, hull, judge, ranked, resampled
-from benchmarks.two_model.methods import AGAIN, DIFFERENCE, OTHERS, PROBE, asked_again, by_subject, ridge
+from benchmarks.two_model.methods import AGAIN, DIFFERENCE, OTHERS, PROBE, UNSEEN, asked_again, by_subject, ridge
 from benchmarks.two_model.pairs import Pair, pair, regraded, rotations
 
 N = 2000
@@ -126,6 +126,19 @@ def test_a_right_answer_in_another_notation_is_marked_right_and_counted() -> Non
     assert new[0].others == {}
 
 
+def test_a_ranking_that_puts_the_regraded_prompts_last_has_foreseen_them() -> None:
+    rng = np.random.default_rng(2)
+    before, after = made((rng.random(N) < 0.2).astype(float)), made(np.ones(N))
+    after.dear = np.where(np.arange(N) % 50 == 0, 1.0, before.dear)
+    changed = after.dear > before.dear
+    for side in rotations(before.group, 0):
+        before.note("low", side == TEST, rng.random(N) - 2 * changed)
+        before.note("blind", side == TEST, rng.random(N))
+    assert limits.foreseen(before, after, "low") == 1
+    assert limits.foreseen(before, after, "blind") == pytest.approx(0.5, abs=0.1)
+    assert limits.foreseen(before, before, "low") is None
+
+
 def test_a_score_that_follows_the_gain_more_closely_recovers_more() -> None:
     gain = (np.random.default_rng(0).random(N) < 0.2).astype(float)
     found = limits.followed(gain, 0)
@@ -157,7 +170,7 @@ def judged(quality: float, aimed: str) -> str:
     one.name = aimed
     z = (one.gain - one.gain.mean()) / one.gain.std()
     for side in rotations(one.group, 0):
-        for name in (PROBE, DIFFERENCE, "difference, 100 labels", "prompt length", OTHERS, AGAIN):
+        for name in (PROBE, DIFFERENCE, UNSEEN, "difference, 100 labels", "prompt length", OTHERS, AGAIN):
             one.note(name, side == TEST, quality * z + rng.normal(size=N))
     found = judge(one, PROBE, 20, 0) | {"regraded": {}, "followed": limits.followed(one.gain, 0), "drawn": None}
     return page.page({one.name: found})
