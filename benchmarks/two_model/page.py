@@ -119,13 +119,15 @@ def _regraded(found: Found, before: Found) -> str:
     """What the notation of answers is worth to a router."""
     changed = " and ".join(f"{n} of {model}" for model, n in found["regraded"].items() if n)
     then, now = (f["methods"][DIFFERENCE]["apgr"][0] for f in (before, found))
-    less = ""
-    if now < then and (chance := found["foreseen"]):
-        less = ": what it had more came of foreseeing the notation. By the old marks it ranks such a prompt below another with a chance of"
-        less = f"{less} {chance:.2f}"
-    return (
+    text = (
         f"Answers compared as numbers: {changed} are the gold number in another notation (`720.00` for `720`) and were marked wrong."
-        f" *{DIFFERENCE}* goes from an APGR of {then:.3f} to {now:.3f}{less}."
+        f" *{DIFFERENCE}* goes from an APGR of {then:.3f} to {now:.3f}"
+    )
+    if now >= then or (found["foreseen"] or 0) <= 0.5:
+        return f"{text}."
+    return (
+        f"{text}: what it had more came of foreseeing the notation. By the old marks it ranks such a prompt below another with a chance of"
+        f" {found['foreseen']:.2f}."
     )
 
 
@@ -139,16 +141,16 @@ def _limits(aimed: float, found: Found) -> Iterator[str]:
     met = methods[best]["apgr"][0] >= aimed
     yield f"### {'How the aim is met' if met else 'Why the aim is missed'}"
     yield " ".join(filter(None, [_verdict(aimed, best, methods), "" if met else _needed(aimed, best, found), _labels(aimed, found)]))
-    rows = [
-        (name, methods[name]["correlation"], methods[name]["apgr"][0])
-        for name in {PROBE, DIFFERENCE, best, *MORE_THAN_A_ROUTER} & {*methods}
-    ]
+    named = [name for name in methods if name in {PROBE, DIFFERENCE, best, *MORE_THAN_A_ROUTER}]
+    rows = [(name, methods[name]["correlation"], methods[name]["apgr"][0]) for name in named]
     rows += [("the gain with noise added", r, a) for r, a in found["followed"] if r in NOISED]
     shown = [(name, f"{r:.2f}", f"{a:.3f}") for name, r, a in sorted(rows, key=lambda row: row[2])]
     yield table(("score", "correlation with the gain", "APGR"), shown)
     yield " ".join(_told(methods, found))
     if found.get("drawn"):
         yield from _drawn(found["drawn"])
+    elif "drawn" in found:
+        yield "No model was recorded many times on these prompts, so how much of a mark is luck is not known here."
 
 
 def _verdict(aimed: float, best: str, methods: Found) -> str:
