@@ -292,9 +292,9 @@ class Optimisation:
         usd, worst_s, usual_s = after[:, :, None] + before[:, None]
         late = np.array([not _is_held_back(other.way.plan) for other in others])[:, None]
         fits = (usd <= self.facts.left_usd) & (np.where(late, worst_s, usual_s) <= self.facts.left_s)
-        others_than = [[other.way.plan.key not in first.way.plan.covers for first in firsts] for other in others]
+        others_than = np.array([[other.way.plan.key not in first.way.plan.covers for first in firsts] for other in others], dtype=bool)
         excess_s = np.hypot(after[1, :, None] - after[2, :, None], before[1] - before[2])
-        return fits & np.array(others_than, dtype=bool), in_time(usual_s, usual_s + excess_s, self.facts.left_s)
+        return fits & others_than.reshape(fits.shape), in_time(usual_s, usual_s + excess_s, self.facts.left_s)
 
     # --- worth ----------------------------------------------------------------------------------------------------
 

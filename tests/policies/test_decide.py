@@ -211,6 +211,13 @@ def test_a_plan_under_way_ends_when_its_next_batch_is_not_worth_its_price() -> N
     plan = policy().all_plans[2]
     assert not next_draws(policy(), MARKET, FACTS, belief(0.0).after([RIGHT]), plan, 4)
     assert next_draws(policy(), MARKET, FACTS, belief(0.0).after([WRONG]), plan, 4)
+
+
+def test_the_only_plan_of_a_policy_goes_on_too() -> None:
+    """Nothing can follow it, and what its next answers may score is still told apart."""
+    only = policy(plans=[PLANS[2]])
+    (plan,) = only.all_plans
+    assert next_draws(only, MARKET, FACTS, belief(-2.0).after([WRONG]), plan, 4)
     assert not next_draws(policy(), MARKET, FACTS, belief(0.0).after([WRONG] * 16), plan, 16)
     assert not next_draws(policy(1e-7), MARKET, FACTS, belief(0.0).after([WRONG]), plan, 4)
 
