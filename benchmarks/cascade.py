@@ -5,7 +5,10 @@
 The engine (`ladder.py`) is fitted on train and calibrate; so are the baselines, on both together. Every operating point (the value of a
 right answer, in calls to the dearest model) is chosen before the test side is seen. A method's frontier is the hull of its points, each the
 mean over splits; intervals are of a bootstrap over groups of near-duplicates, on each prompt's mean over the splits that tested it; there
-is none where some resamples never get there.
+is none where some resamples never get there. Cost at equal accuracy is such a figure; accuracy at equal cost, and what is left of a right
+answer's value when the calls are paid, exist always, and stand beside it.
+
+FINDINGS
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ VARIANTS = {
     "ours, no calibration": Variant(calibrated=False),
     "ours, no tempering": Variant(tempered=False),
 }
+AT_VALUES = ("ours", "thresholds, up to 2", "thresholds, up to 3", "best model at that value", "router before the call")
+"""Methods whose points are each tuned for one of the values."""
 Points = list[tuple[Array, Array]]
 """(right, US dollars) of every test prompt, by operating point."""
 
@@ -92,6 +97,7 @@ def one_split(data: Recorded, seed: int) -> tuple[Ints, dict[str, Points], dict[
     points: dict[str, Points] = {"one model, mixed at random": [(data.right[rows, m], data.usd[rows, m]) for m in range(len(data.names))]}
     asked = [before_the_call(engines["ours"], rows, value) for value in values]
     points["router before the call"] = [(data.right[rows, m], data.usd[rows, m]) for m in asked]
+    points["best model at that value"] = [chain.run(data, rows)[:2] for chain in tuned(data, seen, values, 1)]
     for longest in (2, 3):
         points[f"thresholds, up to {longest}"] = [chain.run(data, rows)[:2] for chain in tuned(data, seen, values, longest)]
     for name, engine in engines.items():
@@ -143,6 +149,15 @@ class Means:
         usd, right = self.hull(of)
         return float(np.interp(target, right, usd)) if target <= right[-1] else float("nan")
 
+    def right_at(self, usd: float, of: Ints) -> float:
+        """The share that is right at so many US dollars a prompt; what costs less than the first corner is mixed with no answer."""
+        corner_usd, right = self.hull(of)
+        return float(np.interp(usd, np.append(0.0, corner_usd), np.append(0.0, right)))
+
+    def utility(self, point: int, value_usd: float) -> Array:
+        """Of each prompt at an operating point: what is left of a right answer's value when the calls are paid, as a share of it."""
+        return np.asarray(self.right[point] - self.usd[point] / value_usd)
+
 
 def hull(usd: Array, right: Array) -> tuple[Array, Array]:
     """Corners of the upper left hull: what mixing points at random can reach, rising in both."""
@@ -184,14 +199,15 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
     alone = frontiers["one model, mixed at random"]
     accuracy, usd = alone.right.mean(axis=1), alone.usd.mean(axis=1)
     targets = {"best": int(accuracy.argmax()), "dearest": len(data.names) - 1}
+    ours, everyone = frontiers["ours"], np.arange(len(group))
 
     def ratio(method: Means, large: int) -> tuple[float, float, float]:
         """Cost at the large model's accuracy over its cost."""
         return bootstrap(lambda i: method.usd_at(float(alone.right[large, i].mean()), i) / float(alone.usd[large, i].mean()), group)
 
     def saved(name: str) -> tuple[float, float, float]:
-        """Ours over another, at the accuracy of the best model."""
-        ours, other = frontiers["ours"], frontiers[name]
+        """Cost of ours over that of another, at the accuracy of the best model."""
+        other = frontiers[name]
 
         def of(i: Ints) -> float:
             target = float(alone.right[targets["best"], i].mean())
@@ -199,6 +215,26 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
 
         return bootstrap(of, group)
 
+    def gained(name: str) -> tuple[float, float, float]:
+        """Accuracy of ours less that of another, at half the cost of the best model."""
+
+        def of(i: Ints) -> float:
+            half = float(alone.usd[targets["best"], i].mean()) / 2
+            return ours.right_at(half, i) - frontiers[name].right_at(half, i)
+
+        return bootstrap(of, group)
+
+    values = [dial * float(usd[-1]) for dial in DIALS]
+    at_values = {
+        name: [
+            {"utility": bootstrap(mean_of(mine), group), "ours_less": bootstrap(mean_of(ours.utility(i, value) - mine), group)}
+            for i, value in enumerate(values)
+            for mine in [frontiers[name].utility(i, value)]
+        ]
+        for name in AT_VALUES
+    }
+    timed_value = DEADLINE_DIAL * float(usd[-1])
+    left = {name: right - paid / timed_value for name, (right, paid, _) in timed.items()}
     return {
         "prompts": len(data.group),
         "tested": len(group),
@@ -207,13 +243,18 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
         "cost_at": {name: {to: ratio(method, m) for to, m in targets.items()} for name, method in frontiers.items()},
         "best_reached": {name: float(method.right.mean(axis=1).max()) for name, method in frontiers.items()},
         "ours_to": {name: saved(name) for name in frontiers if name != "ours"},
+        "ours_less_at_half_cost": {name: gained(name) for name in frontiers if name != "ours"},
+        "right_at_half_cost": {name: method.right_at(float(usd[targets["best"]]) / 2, everyone) for name, method in frontiers.items()},
+        "at_values": at_values,
         "deadlines": {
             name: {
                 "right": bootstrap(mean_of(right), group),
-                "usd_per_1000": 1000 * float(usd.mean()),
+                "usd_per_1000": 1000 * float(paid.mean()),
                 "nothing_in_time": bootstrap(mean_of(nothing), group),
+                "utility": float(left[name].mean()),
+                "ours_less": bootstrap(mean_of(left[name.split(":")[0] + ": ours"] - left[name]), group),
             }
-            for name, (right, usd, nothing) in timed.items()
+            for name, (right, paid, nothing) in timed.items()
         },
     }
 
@@ -223,7 +264,8 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
 
 def page(figures: Mapping[str, Any]) -> str:
     """The page, as Markdown."""
-    parts = ["# Cascades on recorded models", command("cascade"), __doc__.split("\n\n")[2], "![accuracy against cost](cascade.png)"]
+    about = (__doc__ or "").strip().split("\n\n")[2:]
+    parts = ["# Cascades on recorded models", command("cascade"), *about, "![accuracy against cost](cascade.png)"]
     for name, one in figures["files"].items():
         best, dearest = (one["targets"][k] for k in ("best", "dearest"))
         large = one["models"][best]
@@ -231,23 +273,37 @@ def page(figures: Mapping[str, Any]) -> str:
             f"## {name}",
             f"{one['prompts']} prompts, {len(one['models'])} models, {one['splits']} splits. Cost at the accuracy of the best single model"
             f" ({best}, {large['right']:.3f} right at ${large['usd_per_1000']:.3f} for 1,000) and of the dearest ({dearest}), in units of"
-            " that model's cost; `-` where a method never gets there.",
-            table(["method", "cost, to the best", "cost, to the dearest", "ours to it", "most right"], _methods(one)),
+            " that model's cost, `-` where a method never gets there; and the share that is right at half the cost of the best.",
+            table(
+                ["method", "cost, to the best", "to the dearest", "ours to it", "right at half of it", "ours less it", "most right"],
+                _methods(one),
+            ),
+            "What is left of a right answer's value when the calls are paid, as a share of it; values in calls to the dearest model:",
+            table(["value", *AT_VALUES, *(f"ours less {name}" for name in AT_VALUES if name != "ours")], _at_values(one)),
             f"Under a deadline, at a right answer worth {DEADLINE_DIAL:g} calls to the dearest model:",
-            table(["", "right", "$/1,000", "nothing in time"], _deadlines(one)),
+            table(["", "right", "$/1,000", "nothing in time", "left of the value", "ours less it"], _deadlines(one)),
         ]
     return "\n\n".join(parts)
 
 
 def _methods(one: Mapping[str, Any]) -> Iterator[list[str]]:
     for name, found in one["cost_at"].items():
-        saved = _or_none(one["ours_to"].get(name))
-        yield [name, _or_none(found["best"]), _or_none(found["dearest"]), saved, f"{one['best_reached'][name]:.3f}"]
+        saved, more = _or_none(one["ours_to"].get(name)), one["ours_less_at_half_cost"].get(name)
+        half, most = f"{one['right_at_half_cost'][name]:.3f}", f"{one['best_reached'][name]:.3f}"
+        yield [name, _or_none(found["best"]), _or_none(found["dearest"]), saved, half, interval(more) if more else "-", most]
+
+
+def _at_values(one: Mapping[str, Any]) -> Iterator[list[str]]:
+    for i, dial in enumerate(DIALS):
+        rows = [one["at_values"][name][i] for name in AT_VALUES]
+        yield [f"{dial:g}", *(f"{row['utility'][0]:.3f}" for row in rows), *(interval(row["ours_less"]) for row in rows[1:])]
 
 
 def _deadlines(one: Mapping[str, Any]) -> Iterator[list[str]]:
     for name, found in one["deadlines"].items():
-        yield [name, interval(found["right"]), f"{found['usd_per_1000']:.3f}", interval(found["nothing_in_time"])]
+        less = "-" if name.endswith(": ours") else interval(found["ours_less"])
+        left = f"{found['utility']:.3f}"
+        yield [name, interval(found["right"]), f"{found['usd_per_1000']:.3f}", interval(found["nothing_in_time"]), left, less]
 
 
 def _or_none(value: Sequence[float] | None) -> str:
@@ -280,7 +336,7 @@ def picture(frontiers: Mapping[str, Mapping[str, Means]]) -> None:
 def main() -> None:
     """Every file that fits, then page, picture and figures."""
     arguments = parser("cascade", __doc__ or "")
-    arguments.add_argument("--splits", type=int, default=2, help="random splits of each file")
+    arguments.add_argument("--splits", type=int, default=3, help="random splits of each file")
     options = arguments.parse_args()
     files: dict[str, Any] = {}
     frontiers: dict[str, dict[str, Means]] = {}
