@@ -227,7 +227,7 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
     values = [dial * float(usd[-1]) for dial in DIALS]
     at_values = {
         name: [
-            {"utility": bootstrap(mean_of(mine), group), "ours_less": bootstrap(mean_of(ours.utility(i, value) - mine), group)}
+            {"utility": float(mine.mean()), "ours_less": bootstrap(mean_of(ours.utility(i, value) - mine), group)}
             for i, value in enumerate(values)
             for mine in [frontiers[name].utility(i, value)]
         ]
@@ -296,7 +296,7 @@ def _methods(one: Mapping[str, Any]) -> Iterator[list[str]]:
 def _at_values(one: Mapping[str, Any]) -> Iterator[list[str]]:
     for i, dial in enumerate(DIALS):
         rows = [one["at_values"][name][i] for name in AT_VALUES]
-        yield [f"{dial:g}", *(f"{row['utility'][0]:.3f}" for row in rows), *(interval(row["ours_less"]) for row in rows[1:])]
+        yield [f"{dial:g}", *(f"{row['utility']:.3f}" for row in rows), *(interval(row["ours_less"]) for row in rows[1:])]
 
 
 def _deadlines(one: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -336,7 +336,7 @@ def picture(frontiers: Mapping[str, Mapping[str, Means]]) -> None:
 def main() -> None:
     """Every file that fits, then page, picture and figures."""
     arguments = parser("cascade", __doc__ or "")
-    arguments.add_argument("--splits", type=int, default=3, help="random splits of each file")
+    arguments.add_argument("--splits", type=int, default=2, help="random splits of each file")
     options = arguments.parse_args()
     files: dict[str, Any] = {}
     frontiers: dict[str, dict[str, Means]] = {}

@@ -14,6 +14,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,9 @@ def sides(group: ArrayLike, seed: int, shares: Sequence[float] = SHARES) -> Ints
 
 def bootstrap(statistic: Callable[[Ints], float], group: ArrayLike, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
     """(value, low, high): 95 % interval of a statistic of rows, whole groups resampled. A comparison within the statistic is paired."""
-    rows_of = _rows_of(np.asarray(group))
-    rng = np.random.default_rng(seed)
-    found = [statistic(np.concatenate([rows_of[g] for g in rng.integers(0, len(rows_of), len(rows_of))])) for _ in range(draws)]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(statistic(np.arange(sum(map(len, rows_of))))), float(low), float(high)
+    of = np.asarray(group)
+    low, high = np.quantile([statistic(rows) for rows in _resampled(of.tobytes(), of.dtype.str, draws, seed)], [0.025, 0.975])
+    return float(statistic(np.arange(len(of)))), float(low), float(high)
 
 
 def mean_of(values: Array) -> Callable[[Ints], float]:
@@ -101,9 +100,13 @@ def mean_of(values: Array) -> Callable[[Ints], float]:
     return lambda rows: float(values[rows].mean())
 
 
-def _rows_of(group: Any) -> list[Ints]:
-    order = np.argsort(group, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+@lru_cache(maxsize=1)
+def _resampled(group: bytes, kind: str, draws: int, seed: int) -> list[Ints]:
+    """The rows of each draw; kept, because a report asks for many statistics of the same rows."""
+    of, rng = np.frombuffer(group, dtype=kind), np.random.default_rng(seed)
+    order = np.argsort(of, kind="stable")
+    rows_of = np.split(order, np.flatnonzero(np.diff(of[order])) + 1)
+    return [np.concatenate([rows_of[g] for g in rng.integers(0, len(rows_of), len(rows_of))]) for _ in range(draws)]
 
 
 # --- the report ---------------------------------------------------------------------------------------------------------
