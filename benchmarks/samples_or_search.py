@@ -114,18 +114,21 @@ class Player:
         policy = Optimiser(objective=Worth(value_of_correct_usd=value_usd), plans=(*SAMPLES.values(), SEARCH))
         belief = Belief.prior(dict.fromkeys(KINDS, 0.0), self.market.curves.success)
         facts, right, usd = Facts(1), 0.0, 0.0
-        while plan := self._once(("next", policy, facts.done, belief), partial(_next, policy, self.market, facts, belief)):
+        while plan := self._once(("next", policy, _stood(facts), belief), partial(_next, policy, self.market, facts, belief)):
             if isinstance(plan, TreeSearch):
                 right, usd = max(right, self.logs.found[row]), usd + self.logs.search_usd[row]
                 belief = belief.after([_seen("cot", self.market.curves.plan(plan.key).channel, self.logs.found[row])])
             else:
-                for drawn in range(BATCH, N + 1, BATCH):
+                for drawn in range(facts.begun.get(plan.key, 0) + BATCH, N + 1, BATCH):
                     marks = self.logs.marks[plan.backend][row, orders[plan.backend][drawn - BATCH : drawn]]
                     right, usd = max(right, marks.max()), usd + self.logs.batch_usd[plan.backend][row]
                     belief = belief.after([_seen(plan.backend, PLAIN, mark) for mark in marks])
-                    state = (plan.key, drawn, policy, facts.done, belief)
+                    state = (plan.key, drawn, policy, _stood(facts), belief)
                     if not self._once(state, partial(next_draws, policy, self.market, facts, belief, plan, drawn)):
                         break
+                if drawn < N:
+                    facts = replace(facts, begun={**facts.begun, plan.key: drawn})
+                    continue
             facts = replace(facts, done=facts.done | {plan.key})
         return float(right), float(usd)
 
@@ -135,6 +138,11 @@ class Player:
         if key not in self.known:
             self.known[key] = decision()
         return self.known[key]
+
+
+def _stood(facts: Facts) -> tuple[Any, ...]:
+    """Which plans were run, and how far."""
+    return facts.done, frozenset(facts.begun.items())
 
 
 def _next(policy: Optimiser, market: Market, facts: Facts, belief: Belief) -> Plan | None:

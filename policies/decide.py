@@ -5,6 +5,8 @@ The two forms of a policy decide in `optimise.py` and `rules.py`; a plan that th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from difficulty.belief import Belief
 from policies.explore import explored
 from policies.facts import Decision, Facts, ForcedBy, Market, NothingToRun
@@ -28,7 +30,7 @@ def decide(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Deci
     if facts.forced is not None:
         return _forced(facts, facts.forced)
     decision = _form(policy, market, facts, belief).decide()
-    if isinstance(policy, Optimiser) and policy.explore and facts.draw is not None and not facts.done:
+    if isinstance(policy, Optimiser) and policy.explore and facts.draw is not None and not facts.tried:
         return explored(decision, policy.explore, facts.draw)
     return decision
 
@@ -48,12 +50,12 @@ def next_draws(policy: Policy, market: Market, facts: Facts, belief: Belief, pla
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:
     if isinstance(policy, Optimiser):
         return (OneAnswer if only_unscored(policy.plans) else Optimisation)(policy, market, facts, belief)
-    return RuleBook(policy, market, facts, belief)
+    return RuleBook(policy, market, replace(facts, done=facts.tried), belief)  # in their order, so none is taken up again
 
 
 def _forced(facts: Facts, plan: Plan) -> Decision:
     """The caller named the plan: it is run once, within the limits that hold for every plan."""
-    if plan.key in facts.done:
+    if plan.key in facts.tried:
         return Decision(None, "stop", "the plan was run")
     if reason := unfit(plan, facts):
         raise NothingToRun(f"{plan.key}: {reason}")

@@ -64,6 +64,8 @@ class Facts:
     """What a dollar costs at the moment, in dollars: above 1 where a budget over time is scarce."""
     done: frozenset[str] = frozenset()
     """Keys of the plans that were run, or that those leave nothing to."""
+    begun: Mapping[str, int] = field(default_factory=dict)
+    """By the key of a plan that was left for another: the answers that it had made. It may be taken up again, and goes on from there."""
     down: frozenset[str] = frozenset()
     """Backends and verifiers that failed during this request or are known to be down."""
     read: frozenset[str] = frozenset()
@@ -75,6 +77,11 @@ class Facts:
     forced_by: ForcedBy = "forced"
     draw: float | None = None
     """Uniform in [0, 1), where the policy explores: chance comes in as data."""
+
+    @property
+    def tried(self) -> frozenset[str]:
+        """Keys of the plans that were run, to their end or not."""
+        return self.done | self.begun.keys()
 
     @property
     def left_usd(self) -> float:

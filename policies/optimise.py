@@ -136,7 +136,7 @@ class Optimisation:
     @cached_property
     def _begun(self) -> dict[str, list[Outline]]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
-        return {plan.key: list(self._wholes(plan, 0)) for plan in fit}
+        return {plan.key: list(self._wholes(plan, self.facts.begun.get(plan.key, 0))) for plan in fit}
 
     def _prospects_of(self, plans: Sequence[Sequence[Outline]]) -> list[Prospect]:
         """Each plan as far as the limits are sure to allow, and of that as far as it is worth most: it may be given up at any stage."""

@@ -50,6 +50,8 @@ class Action:
     spent_before_usd: float
     cost_usd: float = 0.0
     latency_s: float = 0.0
+    before: int = 0
+    """Answers of the plan when it was left and is now taken up again."""
     answers: int = 0
     chosen: Candidate | None = None
     chance: float = 0.0
@@ -62,7 +64,7 @@ class Action:
     @property
     def exhausted(self) -> bool:
         """Whether it ran to its end; samples that were given up, or cut off, can be gone on with."""
-        return not self.error and not (isinstance(self.plan, BestOfN) and self.answers < self.plan.n)
+        return not self.error and not (isinstance(self.plan, BestOfN) and self.before + self.answers < self.plan.n)
 
 
 @dataclass
@@ -268,7 +270,8 @@ class Job:
             first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
-            done=frozenset(key for a in self.actions for key in a.plan.covers) | {a.plan.key for a in self.recalled if a.exhausted},
+            done=self._done,
+            begun=self._begun,
             down=self.run.down,
             read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
             barred=self.barred,
@@ -276,6 +279,17 @@ class Job:
             forced_by=by,
             draw=self.draw,
         )
+
+    @property
+    def _done(self) -> frozenset[str]:
+        run = {key for a in self.actions for key in a.plan.covers} | {a.plan.key for a in self.recalled if a.exhausted}
+        return frozenset(run - self._begun.keys())
+
+    @property
+    def _begun(self) -> dict[str, int]:
+        """Plans that were left for another, and their answers. A vote is over when it is left: its answers are evidence together."""
+        last = {a.plan.key: a for a in self.actions if isinstance(a.plan, BestOfN) and a.plan.verifier and a.plan.select == "best"}
+        return {key: a.before + a.answers for key, a in last.items() if a.answers and not a.exhausted and not a.error}
 
     @cached_property
     def single_only(self) -> bool:
@@ -337,7 +351,7 @@ class Job:
 
     def begin(self, plan: Plan) -> Action:
         """A plan is run from now on."""
-        action = Action(plan, len(self.run.pool), self.run.elapsed_s, self.run.spent_usd)
+        action = Action(plan, len(self.run.pool), self.run.elapsed_s, self.run.spent_usd, before=self._begun.get(plan.key, 0))
         self.actions.append(action)
         return action
 

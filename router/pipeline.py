@@ -282,7 +282,7 @@ class Router:
         return not begun and not (cut and job.best is not None)  # without an answer yet, a cheaper plan may still be paid for
 
     def _next_draws(self, job: Job, action: Action) -> int:
-        drawn = len(job.run.pool) - action.first
+        drawn = action.before + len(job.run.pool) - action.first
         return next_draws(job.policy, self.parts.market, job.facts(), job.belief_during(action), action.plan, drawn)
 
     def _will_be_final(self, job: Job, plan: Plan) -> bool:
