@@ -61,6 +61,8 @@ def test_a_hull_rises_and_lies_on_no_point_that_is_beaten() -> None:
     means = Means(right[:, None], usd[:, None])
     assert means.usd_at(0.7, np.array([0])) == pytest.approx(2.0)
     assert np.isnan(means.usd_at(0.95, np.array([0])))
+    assert [means.right_at(paid, np.array([0])) for paid in (0.5, 2.0, 9.0)] == pytest.approx([0.25, 0.7, 0.9])
+    assert means.utility(1, 10.0) == pytest.approx([0.55 - 0.2])
 
 
 def test_the_engine_goes_up_where_the_cheap_model_is_not_sure() -> None:

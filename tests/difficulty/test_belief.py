@@ -89,6 +89,7 @@ def test_scores_are_calibrated_at_the_base_rate(score: float) -> None:
 def test_a_belief_survives_the_log() -> None:
     """Written as JSON and read back it has the same weights and chances."""
     answers = [Evidence("small", Channel(0.2), 0.7, 0.1), Evidence("small", PLAIN, 0.7, 0.1, 0.3, 0.2)]
+    answers += [replace(answers[1], shared=True)]
     belief = Belief.prior({"small": 0.3, "new": -1.0}, {"small": Success(0.1, 0.9, 1.3)}).after(answers)
     again = Belief.from_json(json.loads(json.dumps(belief.as_json())))
     assert np.array_equal(again.weights, belief.weights)
@@ -106,6 +107,25 @@ def test_a_middling_score_says_more_of_a_hard_prompt() -> None:
     right, wrong = scores.likelihoods(np.array([0.0, 0.5, 1.0]))
     assert (right.sum(axis=1), wrong.sum(axis=1)) == (pytest.approx(np.ones(3)), pytest.approx(np.ones(3)))
     assert right[1] == pytest.approx((right[0] + right[2]) / 2)
+
+
+def test_a_score_that_falls_with_what_is_hard_for_all_says_more_of_others() -> None:
+    """A backend that is nearly always right says with a middling score that the prompt is hard, though not for itself: the chance of a
+    weaker one falls where hard is what is hard for all, and next to nothing where it is what is hard for the backend itself."""
+    own = Scores((0.5,), (0.1, 0.9), (0.5, 0.5), 0.9, (0.6, 0.4), (0.5, 0.5))
+    before = Belief({"sure": (6.0, 1.0), "weak": (0.0, 1.0)})
+    by_own, by_all = (before.after([scores.seen("sure", 0.2)]).p_correct("weak") for scores in (own, replace(own, shared=True)))
+    assert by_own == pytest.approx(before.p_correct("weak"), abs=0.02)
+    assert by_all < before.p_correct("weak") - 0.1
+
+
+def test_what_all_share_is_on_the_grid_of_a_backend_with_a_part_of_its_own_as_well() -> None:
+    """It is the same whatever the own part is, and falls as the shared difficulty rises."""
+    belief = Belief({"own": (0.0, 1.0, 2.0), "plain": (0.0, 1.0)})
+    there = belief.ease("own", shared=True).reshape(len(NODES), -1)
+    assert (there == belief.ease("plain", shared=True)[:, None]).all()
+    assert (np.diff(there[:, 0]) >= 0).all()
+    assert (belief.ease("own", shared=False) == belief.by_node("own")).all()
 
 
 OWN = {"small": (0.0, 0.8, 1.5), "large": (0.5, 0.6, 1.2), "sharing": (0.2, 1.0)}

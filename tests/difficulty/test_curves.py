@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_another_file_is_refused_with_what_to_do(tmp_path: Path, content: str) -
         Curves.load(path)
     with pytest.raises(CurvesError, match="no such file"):
         Curves.load(tmp_path / "absent.json")
+
+
+def test_for_whom_a_prompt_is_hard_is_kept_and_changes_no_older_file() -> None:
+    """Scores that fall with what is hard for all are read back as such; where none do, the file is what it was before there were any."""
+    score = CURVES.scores["reward"]
+    shared = replace(CURVES, scores={"reward": replace(score, shared=True)})
+    assert Curves.from_json(json.loads(json.dumps(shared.as_json()))) == shared
+    assert shared.digest != CURVES.digest
+    assert "shared" not in json.dumps(CURVES.as_json())
 
 
 def test_what_was_not_fitted_has_a_default() -> None:

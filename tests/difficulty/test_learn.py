@@ -172,6 +172,19 @@ def test_a_verifier_that_is_less_sure_of_right_answers_to_hard_prompts_is_seen_t
     assert wrong_easy[middle:].sum() == pytest.approx(wrong_hard[middle:].sum(), abs=0.05)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_log_says_for_whom_a_prompt_that_lowers_scores_is_hard(shared: bool) -> None:
+    """Scores of right answers are lower on prompts that are hard for all, or for the backend itself; whichever it is, the fit finds out."""
+    rng = np.random.default_rng(3)
+    chance, ease = rng.beta(0.8, 0.8, 20_000), rng.beta(0.5, 0.5, 20_000)
+    right = rng.random(len(chance)) < chance
+    sure = rng.random(len(chance)) < (ease if shared else chance)
+    score = np.where(right, np.where(sure, 0.95, 0.6), 0.05) + rng.normal(0, 0.01, len(chance))
+    found = fit_scores(score, right, chance, ease)
+    assert found.shared == shared
+    assert found.right[-1] > 5 * found.right_hard[-1]
+
+
 def test_a_verifier_that_says_one_thing_of_all_is_worth_nothing() -> None:
     """A constant score leaves the chance at the base rate, whatever its value."""
     found = fit_scores(np.full(200, 0.7), np.arange(200) % 4 == 0)

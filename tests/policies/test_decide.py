@@ -142,6 +142,21 @@ def test_with_an_answer_in_hand_a_scored_step_need_only_usually_be_in_time() -> 
     assert look(soon)[0] is not None
 
 
+def test_a_plan_that_was_left_is_taken_up_where_it_was_left() -> None:
+    """Samples that were left for another plan can be gone on with: what is left of them is looked at. A plan that the caller names, or a
+    rule has, is over however it ended."""
+    plans = [{"best_of_n": {"backend": "small", "n": 16, "verifier": "reward"}}, LARGE]
+    (samples, _), left = policy(1e-2, plans=plans).all_plans, replace(FACTS, begun={"best_of_n(small, n=16, verifier=reward)": 15})
+    assert samples.key in left.begun
+    seen = belief(-2.0).after([WRONG] * 15)
+    fresh, rest = (decide(policy(1e-2, plans=plans), MARKET, facts, seen).considered[0] for facts in (FACTS, left))
+    assert not rest.refused
+    assert rest.cost_q95_usd < fresh.cost_q95_usd / 4
+    assert next_draws(policy(10.0, plans=plans), MARKET, left, belief(0.0).after([WRONG]), samples, 15) == 1
+    assert decide(policy(), MARKET, replace(left, forced=samples), seen).plan is None
+    assert decide(rules({"otherwise": plans}), MARKET, left, seen).considered[0].refused == "already run"
+
+
 def test_what_was_spent_counts_against_the_ceiling() -> None:
     """With the ceiling nearly spent nothing more is bought, and the answer at hand stands."""
     facts = replace(FACTS, ceiling_usd=1e-4, spent_usd=0.99e-4)

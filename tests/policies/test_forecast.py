@@ -244,6 +244,31 @@ def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
     assert open_belief.p_correct("small") < 0.2
 
 
+def test_the_higher_an_answer_scored_the_less_is_expected_of_what_follows() -> None:
+    """What a plan leaves open falls apart into cases by its best score: together they are all of it, and the answer in hand is likelier
+    right in each than in the one before."""
+    _, view = look(BestOfN(backend="small", n=2, batch=2, verifier="reward"), 0.0, 0.95)
+    (whole,), (weights,), (right,) = view.left_open(1)
+    share, beliefs, rights = view.left_open(4)
+    assert len(share) > 2
+    assert whole == pytest.approx(float(view.open[0]))
+    assert (share.sum(), share @ beliefs) == (pytest.approx(whole), pytest.approx(whole * weights))
+    chances = (beliefs * rights).sum(axis=1)
+    assert (np.diff(chances) > 0).all()
+    assert share @ chances == pytest.approx(whole * (weights @ right))
+
+
+def test_a_dear_follower_is_counted_on_only_where_it_pays() -> None:
+    """After a cheap scored try the large backend is reckoned with for the low scores alone, not for all that the try leaves open."""
+    plans = (Single(backend="small", verifier="reward"), Single(backend="large"))
+    one = Optimisation(Optimiser(objective=Worth(value_of_correct_usd=2.5e-4), plans=plans), MARKET, FACTS, belief(0.5))
+    first, then = (c.cost_usd for c in one.considered)
+    (prospect, _) = one._prospects.values()
+    share, kept = prospect.view.left_open(8)[0], prospect.mean[0]
+    followed = (first - kept) / then
+    assert share[0] < followed < share.sum() - share[-1] / 2
+
+
 def test_a_majority_of_likely_answers_is_likelier_right_than_one() -> None:
     """The normal approximation: voting helps an easy prompt; fewer than three votes decide nothing."""
 

@@ -160,6 +160,29 @@ async def test_an_easy_prompt_gets_one_answer_and_a_hard_one_goes_up() -> None:
     assert hard.candidates[0].text == "the right one"
 
 
+async def test_samples_that_were_left_for_another_backend_are_gone_on_with() -> None:
+    """Small fails twice and large is asked; when it has failed too, small draws on from where it was left, while that pays; and every
+    decision can be made again from the log."""
+    plans = [
+        {"best_of_n": {"backend": "small", "n": 12, "batch": 1, "verifier": "exact"}},
+        {"single": {"backend": "large", "verifier": "exact"}},
+    ]
+    for wrong, drawn in ((4, [2, 1, 3]), (9, [2, 1, 4])):
+        small = scripted("small", *(f"wrong {i}" for i in range(wrong)), "a right one", price=SMALL)
+        parts = a_router(small, scripted("large", "wrong too", price=LARGE), policy=a_policy(2e-4, plans)).parts
+        success = dict.fromkeys(("small", "large"), Success(spread=0.5, own=2.5))
+        prices = {**parts.market.prices, "large": (3.0, 3.0)}
+        market = replace(parts.market, prices=prices, curves=replace(CURVES, success=success))
+        outcome = await Router(replace(parts, market=market)).answer(an_ask())
+        assert [action["answers"] for action in outcome.decision["actions"]] == drawn
+        assert (outcome.candidates[0].text == "a right one") == (wrong == 4)
+        for row in outcome.decision["decisions"]:
+            again = decide(parts.policies["balanced"], market, facts_from_json(row["facts"]), Belief.from_json(row["belief"]))
+            assert (again.plan.key if again.plan else None) == row["plan"]
+        (*_, last) = outcome.decision["decisions"]
+        assert last["facts"]["begun"] == {"best_of_n(small, n=12, verifier=exact, batch=1)": drawn[0] + drawn[2]}
+
+
 def a_vote(value: float, batch: int = 2) -> Policy:
     return a_policy(value, [{"best_of_n": {"backend": "small", "n": 24, "batch": batch, "select": "majority"}}])
 
