@@ -12,10 +12,11 @@ batch of ten they are paid once. Every fixed plan stops at its first right answe
 What came out: the engine is nowhere clearly above the best fixed plan, which is chosen in hindsight, and below it at most values. At $0.05
 it is level since plans are forecast as far as they are worth going. At $0.2 and $0.4 it was 0.15 and 0.26 of the value below, and the cause
 was its own: one latent difficulty for both kinds, fitted in one go, did not tell it soon enough that samples which fail go on failing, so
-that it drew up to eighty chains. With a difficulty of each kind's own it loses half and a quarter of that. It has a price: from $1.6 on it
-was level and is up to 0.04 below, because ten chains that failed may send it to plain samples, and a plan that was left is not taken up
-again. What is left at $0.1 is the first batch: on one half of the puzzles a chain is right nearly three times as often as on the other, and
-each half is the other's teacher. That fixed plans may end after 10, 20 or 50 samples is no advantage: the engine's first batches are
+that it drew up to eighty chains. With a difficulty of each kind's own it loses half and a quarter of that. From $6.4 on it was 0.04 and
+0.03 below, because ten chains that failed may send it to plain samples, and a plan that was left was not taken up again. Now it is, and
+there is nothing between them; at $0.8 it costs 0.03, for chains that are taken up after all else failed are hopeless more often than it
+believes. What is left at $0.1 is the first batch: on one half of the puzzles a chain is right nearly three times as often as on the other,
+and each half is the other's teacher. That fixed plans may end after 10, 20 or 50 samples is no advantage: the engine's first batches are
 weighed by themselves too.
 """
 
