@@ -257,6 +257,8 @@ class Job:
         forced: tuple[tuple[ForcedBy, Plan | None], ...]
         forced = (("forced", self.ask.plan), ("session", self.kept), ("fallback", self.fallback))
         by, plan = next((row for row in forced if row[1] is not None), forced[0])
+        ran, begun = {key for a in self.actions for key in a.plan.covers}, self._begun
+        ran |= {a.plan.key for a in self.recalled if a.exhausted}
         return Facts(
             input_tokens=self.input_tokens,
             max_tokens=self.request.max_tokens,
@@ -270,8 +272,8 @@ class Job:
             first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
             quality_floor=max(floor or 0.0 for floor in floors),
-            done=self._done,
-            begun=self._begun,
+            done=frozenset(ran - begun.keys()),
+            begun=begun,
             down=self.run.down,
             read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
             barred=self.barred,
@@ -279,11 +281,6 @@ class Job:
             forced_by=by,
             draw=self.draw,
         )
-
-    @property
-    def _done(self) -> frozenset[str]:
-        run = {key for a in self.actions for key in a.plan.covers} | {a.plan.key for a in self.recalled if a.exhausted}
-        return frozenset(run - self._begun.keys())
 
     @property
     def _begun(self) -> dict[str, int]:
