@@ -12,7 +12,7 @@ from adapters.errors import BackendBusy, BackendError, BackendRefused
 from adapters.types import Backend
 
 WEIGHT = 0.2
-"""Of the newest latency in the moving average."""
+"""Of the newest latency, or length, in the moving average."""
 LONGEST_REST_S = 300.0
 """A server that asks to be left alone for longer is asked again all the same."""
 OURS = frozenset({401, 403, 404})
@@ -27,6 +27,7 @@ class Deployment:
         self._allowed_fails, self._cooldown_s = allowed_fails, cooldown_s
         self._failures, self._until, self._probing = 0, -inf, False
         self._latency_s: dict[bool, float] = {}
+        self._tokens: float | None = None
 
     def rests_s(self, now: float) -> float:
         """How long it is still to be left alone; while one request tries whether it is back, for as long as that takes."""
@@ -47,8 +48,17 @@ class Deployment:
     def answered(self, latency_s: float, streamed: bool) -> None:
         """It answered, or began to."""
         self._failures, self._until = 0, -inf
-        before = self._latency_s.get(streamed, latency_s)
-        self._latency_s[streamed] = before + WEIGHT * (latency_s - before)
+        self._latency_s[streamed] = _moved(self._latency_s.get(streamed), latency_s)
+
+    def wrote(self, tokens: float) -> None:
+        """An answer of so many tokens came whole."""
+        self._tokens = _moved(self._tokens, tokens)
+
+    def unread_tokens(self, for_s: float) -> float:
+        """Of a plain answer that was worked on for so long, and of which nothing was seen: as many as one has here on the mean, or the share
+        of them that the time makes likely. None where no answer ever came."""
+        usual_s = self._latency_s.get(False, 0.0)
+        return (self._tokens or 0.0) * (min(1.0, for_s / usual_s) if usual_s else 1.0)
 
     def failed(self, error: BackendError, now: float) -> None:
         """It did not. What our own queue turned away says nothing of it; a refusal of the request says that it is up."""
@@ -67,6 +77,10 @@ class Deployment:
         if mine is None or others is None:
             return self.running > other.running
         return (self.running + 1) * mine > (other.running + 1) * others
+
+
+def _moved(mean: float | None, newest: float) -> float:
+    return newest if mean is None else mean + WEIGHT * (newest - mean)
 
 
 def blames_us(error: BackendError) -> bool:

@@ -19,6 +19,7 @@ from adapters.errors import BackendError, BackendRefused, BackendTimeout
 from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, with_usage
 from adapters.options import RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
+from adapters.traceparent import trace_headers
 from adapters.types import Call, ChatRequest, Delta, Features, Price
 
 CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicyViolationError": "content_policy_violation"}
@@ -118,10 +119,15 @@ class LiteLLMBackend:
             body["messages"][-1] = {**body["messages"][-1], "prefix": True}
         call.input_tokens, call.estimated = self.count_tokens(request), True
         try:
-            return await self._litellm.acompletion(**{**(with_usage(body) if stream else body), **self._params})
+            return await self._litellm.acompletion(**{**(with_usage(body) if stream else body), **self._params, **self._traced()})
         except self._litellm.exceptions.openai.OpenAIError as error:
             call.input_tokens, call.estimated = 0, False
             raise self._error(error) from None
+
+    def _traced(self) -> dict[str, Any]:
+        """The headers that let the provider join the trace, beside those that the operator gave."""
+        traced = trace_headers()
+        return {"extra_headers": {**(self._params.get("extra_headers") or {}), **traced}} if traced else {}
 
     def _check_fields(self, request: ChatRequest) -> None:
         """Raises BackendRefused for a field that LiteLLM might take for an instruction of the operator's."""

@@ -50,19 +50,20 @@ def with_usage(body: dict[str, Any]) -> dict[str, Any]:
 
 def read_answer(backend: str, payload: Any, call: Call) -> None:
     """Put the choices and the usage of a plain answer into `call`; BackendMalformed if it is none. Its usage counts in any case."""
-    usage = payload.get("usage") if isinstance(payload, dict) else None
-    counted = count(usage, call)
+    counted = count(payload.get("usage") if isinstance(payload, dict) else None, call)
     name(payload, call)
     try:
         if not payload["choices"]:
             raise BackendMalformed(backend, "an answer without choices")
         choices = [_choice(choice) for choice in payload["choices"]]
     except NOT_TEXT:
+        if not counted:
+            call.output_tokens, call.estimated = _tokens_of(payload), True
         said = message_of(payload) or "no choices"
         raise BackendMalformed(backend, f"an answer in a shape that is not OpenAI's: {said}") from None
     call.choices.extend(choices)
     if not counted:
-        call.output_tokens, call.estimated = sum(map(_estimate, choices)), True
+        call.output_tokens, call.estimated = sum(_tokens_of(choice.message or choice.text) for choice in choices), True
 
 
 def count(usage: Any, call: Call) -> bool:
@@ -104,8 +105,9 @@ def _choice(choice: Mapping[str, Any]) -> Choice:
     return Choice(text_of(message), str(reason), _logprobs(tokens), tokens, _more_than_text(message), _stopped_by(choice))
 
 
-def _estimate(choice: Choice) -> int:
-    return -(-_size(choice.message or choice.text) // BYTES_PER_TOKEN)
+def _tokens_of(value: Any) -> int:
+    """An estimate, of all the text in a value."""
+    return -(-_size(value) // BYTES_PER_TOKEN)
 
 
 def _size(value: Any) -> int:

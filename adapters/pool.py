@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, cast
 
 from adapters.deployment import Deployment, blames_us
@@ -69,6 +70,12 @@ class _Try:
         self.deployment.failed(error, now)
 
     @property
+    def unread(self) -> bool:
+        """Whether the provider has the prompt, and nothing was seen of what it made of it: an answer in one piece that was lost, or given up."""
+        part = self.part
+        return not self.streamed and part.estimated and part.input_tokens > 0 and not (part.output_tokens or part.choices)
+
+    @property
     def outcome(self) -> str:
         if self.error is not None:
             return type(self.error).__name__
@@ -102,7 +109,7 @@ class Pool:
             won = await self._won(request, call, False, tries)
             won.over = True
         finally:
-            await self._end(call, won, tries)
+            await self._end(request, call, won, tries)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """The same, streamed; deployments are changed only before the first delta."""
@@ -120,7 +127,7 @@ class Pool:
                 raise
             won.over = True
         finally:
-            await self._end(call, won, tries)
+            await self._end(request, call, won, tries)
 
     def count_tokens(self, request: ChatRequest) -> int:
         """As the first deployment counts."""
@@ -151,10 +158,10 @@ class Pool:
         self._saved = min(MOST_SAVED, self._saved + self._options.hedge)
         return []
 
-    async def _end(self, call: Call, won: _Try | None, tries: list[_Try]) -> None:
+    async def _end(self, request: ChatRequest, call: Call, won: _Try | None, tries: list[_Try]) -> None:
         """The call is over, however it ended: all requests that were made are closed and charged."""
         for one in tries:
-            await self._close(one, call)
+            await self._close(one, request, call)
         kept = won or next((one for one in reversed(tries) if one.part.choices), None)
         call.choices += kept.part.choices if kept else []
 
@@ -178,13 +185,16 @@ class Pool:
         tries.append(_Try(deployment, kind, Call(deployment.backend.price), streamed, self._clock(), deployment.begin()))
         return tries[-1]
 
-    async def _close(self, one: _Try, call: Call) -> None:
+    async def _close(self, one: _Try, request: ChatRequest, call: Call) -> None:
         if one.deltas is not None:
             await one.deltas.aclose()
         one.deployment.end(one.probe)
-        call.charge(one.part)
-        latency_s = self._clock() - one.started if one.latency_s is None else one.latency_s
-        part = one.part
+        part, latency_s = one.part, self._clock() - one.started if one.latency_s is None else one.latency_s
+        if one.over:
+            one.deployment.wrote(part.output_tokens / max(1, len(part.choices)))
+        elif one.unread:
+            part.output_tokens = _unread_tokens(one, request, inf if one.error else latency_s)
+        call.charge(part)
         used = (part.input_tokens, part.output_tokens, part.cost_usd)
         call.attempts.append(Attempt(one.deployment.backend.name, one.kind, *used, latency_s, one.outcome, part.cached_tokens))
 
@@ -281,6 +291,12 @@ async def _cancelled(*tasks: asyncio.Future[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _unread_tokens(one: _Try, request: ChatRequest, for_s: float) -> int:
+    """What is booked for an answer that nobody read: what it likely came to, and no more than it was allowed."""
+    longest = request.max_tokens or one.deployment.backend.features.max_tokens or inf
+    return round(request.n * min(longest, one.deployment.unread_tokens(for_s)))
 
 
 def _dearest(backends: Sequence[Backend]) -> Price:

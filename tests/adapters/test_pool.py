@@ -249,6 +249,69 @@ def test_a_call_makes_at_most_its_attempts_and_pays_for_each(steps: Sequence[Seq
     assert call.cost_usd == sum(attempt.cost_usd for attempt in call.attempts)
 
 
+# --- answers that nobody read -------------------------------------------------------------------------------------------
+
+
+class Unseen(Played):
+    """Its steps are as of any other, and like a server's it is charged from the moment that the prompt is out."""
+
+    async def complete(self, request: ChatRequest, call: Call) -> None:
+        call.input_tokens, call.estimated = 10, True
+        if isinstance(step := self.steps[0], BackendError):
+            raise step
+        await self.time.sleep(step or 0.0)
+        call.output_tokens, call.estimated = 3, False
+        call.choices.append(Choice(self.name))
+
+
+async def unseen(time: Time, *, warm: int = 3) -> tuple[Pool, Unseen]:
+    """A pool whose answers had three tokens and took four seconds."""
+    one = Unseen("m", time, 4.0)
+    known = pool(time, one, attempts=1)
+    for _ in range(warm):
+        await asked(known)
+    return known, one
+
+
+@pytest.mark.parametrize(("asks", "booked"), [({}, 3), ({"n": 2}, 6), ({"max_tokens": 2}, 2), ({"max_tokens": 2, "n": 2}, 4)])
+async def test_an_answer_that_was_lost_is_booked_as_those_before_it(asks: dict[str, int], booked: int) -> None:
+    """It broke off after its provider had made it: what answers have here on the mean, and no more than was allowed; marked as estimated."""
+    known, one = await unseen(Time())
+    one.steps = [BackendMalformed("m", "cut off")]
+    call = Call(known.price)
+    with pytest.raises(BackendMalformed):
+        await known.complete(ASK.but(**asks), call)
+    assert (call.input_tokens, call.output_tokens, call.estimated, call.attempts[0].output_tokens) == (10, booked, True, booked)
+
+
+@pytest.mark.parametrize(("after_s", "booked"), [(0.0, 0), (2.7, 2), (9.0, 3)])
+async def test_an_answer_that_was_given_up_is_booked_by_the_time_it_had(after_s: float, booked: int) -> None:
+    """A client leaves: its provider has made so much of the answer as the time makes likely."""
+    known, one = await unseen(time := Time())
+    one.steps = [60.0]
+    task = asyncio.ensure_future(known.complete(ASK, call := Call(known.price)))
+    await asyncio.sleep(0)
+    time.now += after_s
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (call.input_tokens, call.output_tokens, call.attempts[0].outcome) == (10, booked, "cancelled")
+
+
+async def test_what_was_not_taken_or_never_answered_before_has_no_length() -> None:
+    """A request that no provider took costs nothing; and where no answer ever came, only the prompt is known."""
+    known, one = await unseen(Time(), warm=0)
+    one.steps = [BackendMalformed("m", "cut off")]
+    call = Call(known.price)
+    with pytest.raises(BackendMalformed):
+        await known.complete(ASK, call)
+    free, paid = Call(known.price), Played("m", Time(), None, DOWN)
+    refusing = pool(Time(), paid, attempts=1)
+    await asked(refusing)
+    with pytest.raises(BackendUnavailable):
+        await refusing.complete(ASK, free)
+    assert (call.output_tokens, free.cost_usd) == (0, 0)
+
+
 # --- left alone ---------------------------------------------------------------------------------------------------------
 
 

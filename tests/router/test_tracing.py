@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from adapters.cache import MemoryCache
+from adapters.litellm import import_litellm
 from adapters.scripted import scripted
 from router.assembly import assemble
 from router.config import Config
@@ -234,6 +235,25 @@ async def test_a_server_that_is_asked_joins_the_trace_at_the_calls_span() -> Non
     for call in calls:
         assert whom.items() <= said(call).items()
         assert "sk-secret" not in call.to_json()
+
+
+async def test_a_server_behind_litellm_joins_the_trace_too() -> None:
+    """Plain and streamed, at the call's own span, beside a header of the operator's; without tracing that goes alone."""
+    async with StubServer() as stub:
+        params = {"extra_headers": {"x-team": "red"}}
+        small = {"kind": "litellm", "model": "openai/words", "api_base": stub.url, "api_key": "sk-secret", "litellm_params": params}
+        router = assemble(remote(stub, backends={"small": small}))
+        with traced(router) as exporter:
+            await router.answer(an_ask(model="small", traceparent=CLIENTS))
+            await router.answer(an_ask(model="small"), _nowhere)
+        router.online = Online()
+        await router.answer(an_ask(model="small", traceparent=CLIENTS))
+        await router.aclose()
+        await import_litellm().close_litellm_async_clients()
+    calls = [span.context for span in exporter.get_finished_spans() if span.kind is SpanKind.CLIENT]
+    sent = [headers.get("traceparent") for headers in stub.headers]
+    assert sent == [*(f"00-{call.trace_id:032x}-{call.span_id:016x}-01" for call in calls if call), None]
+    assert [headers["x-team"] for headers in stub.headers] == ["red"] * 3
 
 
 async def _nowhere(_: Any) -> None: ...
