@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import ceil
 from typing import Literal, NamedTuple
 
@@ -27,6 +27,9 @@ UNITS = ("requests", "usd", "tokens")
 SPANS = ("minute", "day", "month")
 METERS = tuple((unit, span) for unit in UNITS for span in SPANS)
 """The counters of an account; limits and figures come in this order."""
+
+STALE = 64
+"""Ends of leases that may be kept of entries that were written again; twice as many as there are entries may be too."""
 
 Verdict = Literal["granted", "busy", "short"]
 """Of what was wanted: held; not now, because others hold it; or not in this window, because it was spent."""
@@ -183,6 +186,7 @@ class Books:
         else:
             self.lines[entry.id] = Line(entry.spent, held, entry.number, now_s + keep_s)
             heappush(self.leases, (now_s + keep_s, entry.id))
+            self._tidy()
         return Receipt(verdict, meter, self.windows, tuple(self.used), self.held, now_s)
 
     def turn(self, windows: tuple[int, ...]) -> None:
@@ -197,6 +201,12 @@ class Books:
             _, id = heappop(self.leases)
             if id in self.lines and self.lines[id].until_s <= now_s:
                 self.held = self.held.minus(self.lines.pop(id).held)
+
+    def _tidy(self) -> None:
+        """A lease is long and a request writes often: what was written again would be the most of what is kept."""
+        if len(self.leases) > 2 * len(self.lines) + STALE:
+            self.leases = [(line.until_s, id) for id, line in self.lines.items()]
+            heapify(self.leases)
 
     def _verdict(self, limits: Sequence[int | None], entry: Entry, others: Amount) -> tuple[Verdict, int]:
         """A spent window weighs more than others' holds, and a longer window more than a shorter one."""

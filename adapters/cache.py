@@ -20,6 +20,9 @@ from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
 _MARK = b"ou1:"
 """Begins every value in Redis, before its CRC-32: whatever else lies under our key is not ours, or not whole."""
 
+ENTRY_BYTES = 300
+"""What an entry in memory takes beside its key and its value."""
+
 _CLAIM = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
@@ -49,7 +52,7 @@ class Cache(Protocol):
 
 
 class MemoryCache:
-    """In this process only; the least recently used entries go when it is full."""
+    """In this process only; the least recently used entries go when it is full: of entries, or of bytes of the process's memory."""
 
     def __init__(self, max_entries: int = 10_000, max_bytes: int = 64 << 20, *, clock: Clock = time.monotonic) -> None:
         self._max_entries, self._max_bytes, self._clock = max_entries, max_bytes, clock
@@ -94,7 +97,7 @@ class MemoryCache:
 
 
 def _weight(key: str, value: bytes) -> int:
-    return len(key) + len(value)
+    return len(key) + len(value) + ENTRY_BYTES
 
 
 class RedisCache:

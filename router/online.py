@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 from adapters.event_log import EventWriter
 from difficulty.belief import PLAIN
 from difficulty.conversation import conversation_text
 from router.candidates import Candidate
-from router.events import DecisionEvent, Ending, Event, FeedbackEvent, line
+from router.events import DecisionEvent, Ending, Event, FeedbackEvent, decision_line, line
 from router.job import Job
 from router.lessons import Given, Judged, Lessons, Sent
 from router.parts import Parts
@@ -69,19 +69,19 @@ class Online:
         """By backend: what feedback says to add to its logit for this request."""
         return self.lessons.shifts(self.lessons.domain(ask.tags))
 
-    def decided(self, ask: Ask, block: Mapping[str, Any], ending: Ending) -> None:
-        """A request was decided, and ended so."""
+    def decided(self, ask: Ask, block: bytes, ending: Ending) -> None:
+        """A request was decided, and ended so; its block as JSON."""
         if not self.writers:
             return
         tags = {name: redacted(value) for name, value in ask.tags.items()}
-        event = DecisionEvent(ask.id, self._clock(), ending, block, tags, ask.purse.owner)
+        event = DecisionEvent(ask.id, self._clock(), ending, {}, tags, ask.purse.owner)
 
         def written() -> bytes:  # in the writer's thread: reading a long prompt takes time
             text = conversation_text(ask.request.messages)[:PROMPT_CHARACTERS]
-            return line(DecisionEvent(ask.id, event.at_s, ending, block, tags, event.key, redacted(text)))
+            return decision_line(replace(event, prompt=redacted(text)), block)
 
         for writer in self.writers:
-            writer.add(written if self._prompts else lambda: line(event))
+            writer.add(written if self._prompts else lambda: decision_line(event, block))
 
     async def answered(self, job: Job, outcome: Outcome) -> None:
         """An answer is about to go out: it can be judged from now on, and others may be asked what they would have said."""

@@ -314,9 +314,9 @@ class Router:
 
     def _record(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> Mapping[str, Any]:
         """Remember a decision for who asks for it, and log it."""
-        self.log.add(job.ask.id, decision, job.ask.purse.owner)
+        kept = self.log.add(job.ask.id, decision, job.ask.purse.owner)
         self.metrics.ended(job, decision, ending)
-        self.online.decided(job.ask, decision, ending)
+        self.online.decided(job.ask, kept, ending)
         return decision
 
     # --- everything else ----------------------------------------------------------------------------------------------

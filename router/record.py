@@ -178,18 +178,23 @@ def facts_from_json(data: Mapping[str, Any]) -> Facts:
 
 
 class DecisionLog:
-    """The last decisions by id, in memory; each is shown to its owner only."""
+    """The last decisions by id, in memory: so many, and so many bytes of them. Each is shown to its owner only."""
 
-    def __init__(self, size: int = 10_000) -> None:
-        self.size = size
+    def __init__(self, size: int = 10_000, max_bytes: int = 64 << 20) -> None:
+        self.size, self.max_bytes, self.bytes = size, max_bytes, 0
         self._blocks: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         """As JSON: ten thousand blocks as dictionaries would be what the garbage collector mostly looks at."""
 
-    def add(self, id: str, block: Mapping[str, Any], owner: str = "") -> None:
-        """Remember one; the oldest is forgotten where there are too many."""
-        self._blocks[owner, id] = dumps(block)
-        if len(self._blocks) > self.size:
-            self._blocks.popitem(last=False)
+    def add(self, id: str, block: Mapping[str, Any], owner: str = "") -> bytes:
+        """Remember one, and give it as it is kept; the oldest are forgotten where there are too many."""
+        kept = dumps(block)
+        if len(kept) > self.max_bytes:
+            return kept
+        self.bytes += len(kept) - len(self._blocks.pop((owner, id), b""))
+        self._blocks[owner, id] = kept
+        while len(self._blocks) > self.size or self.bytes > self.max_bytes:
+            self.bytes -= len(self._blocks.popitem(last=False)[1])
+        return kept
 
     def get(self, id: str, owner: str = "") -> Mapping[str, Any] | None:
         """The owner's block of that id, or None."""

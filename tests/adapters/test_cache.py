@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters.cache import Cache, MemoryCache, RedisCache, build_cache
+from adapters.cache import ENTRY_BYTES, Cache, MemoryCache, RedisCache, build_cache
 from adapters.errors import CacheError
 from adapters.redis_link import RedisLink
 
@@ -107,12 +107,12 @@ async def test_memory_drops_the_least_recently_used_past_max_entries() -> None:
 
 async def test_memory_stays_within_max_bytes() -> None:
     """Bytes are bounded too; a value larger than the cache is not kept and drives nothing else out."""
-    cache = MemoryCache(max_bytes=100)
+    cache = MemoryCache(max_bytes=2 * ENTRY_BYTES + 100)
     for key in "abc":
         await cache.set(key, b"x" * 39, 60)
     assert [await cache.get(key) is not None for key in "abc"] == [False, True, True]
-    await cache.set("d", b"x" * 100, 60)
-    assert (await cache.get("c"), await cache.get("d"), cache.size_bytes) == (b"x" * 39, None, 80)
+    await cache.set("d", b"x" * (ENTRY_BYTES + 100), 60)
+    assert (await cache.get("c"), await cache.get("d"), cache.size_bytes) == (b"x" * 39, None, 2 * ENTRY_BYTES + 80)
 
 
 # --- Redis --------------------------------------------------------------------------------------------------------------------

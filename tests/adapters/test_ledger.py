@@ -139,6 +139,20 @@ async def test_each_writing_renews_the_lease(ledger: Ledger, clock: FakeClock) -
     assert (await ledger.write(ours, Entry("b", wanted=usd(50)))).verdict == "busy"
 
 
+async def test_requests_that_are_over_leave_nothing_to_be_kept(clock: FakeClock) -> None:
+    """Ten thousand writings of requests that ended, and of one that goes on: what is kept is that one, and some ends of leases."""
+    ledger, ours = MemoryLedger(60, clock), account(usd_day=10**6)
+    for number in range(2500):
+        await ledger.write(ours, Entry("long", wanted=usd(7), number=number))
+        for step in range(3):
+            over = step == 2
+            await ledger.write(ours, Entry(f"r{number}", spent=usd(step), wanted=usd(0 if over else 50), number=step, closed=over))
+    books = ledger.of(ours)
+    assert (books.held, len(books.leases) < 200, books.lines.keys() >= {"long"}) == (usd(7), True, True)
+    clock.now += 61
+    assert (await ledger.write(ours, Entry("b", wanted=usd(1)))).held == usd(1)
+
+
 async def test_windows_begin_anew_and_holds_go_on(ledger: Ledger, clock: FakeClock) -> None:
     """At midnight on the last of the month all three windows turn; what is held is held in the new ones too."""
     ours = account(usd_minute=100, usd_month=100)

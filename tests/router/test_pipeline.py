@@ -28,7 +28,7 @@ from router.errors import BackendFailed, DeadlineExceeded, InvalidRequest, OverB
 from router.parts import Parts
 from router.pipeline import Router
 from router.pipeline_types import Ask, CacheControl
-from router.record import facts_from_json
+from router.record import DecisionLog, facts_from_json
 from tests.difficulty.doubles import WatchedProbe
 
 SMALL, LARGE = Price(1.0, 1.0), Price(14.0, 14.0)
@@ -518,6 +518,20 @@ async def test_foreign_data_in_the_cache_is_a_miss() -> None:
 
 
 # --- looking without spending -----------------------------------------------------------------------------------------
+
+
+def test_decisions_are_remembered_up_to_a_number_and_a_size() -> None:
+    """The oldest go, for their number or for their bytes; another owner's is none, and one that is larger than all there may be is not kept."""
+    log = DecisionLog(3, max_bytes=100)
+    for i in range(5):
+        log.add(f"dec_{i}", {"i": i}, "red")
+    assert [log.get(f"dec_{i}", "red") for i in range(5)] == [None, None, {"i": 2}, {"i": 3}, {"i": 4}]
+    assert (log.get("dec_4", "blue"), log.bytes) == (None, 21)
+    log.add("dec_5", {"text": "x" * 79}, "red")
+    assert [log.get(f"dec_{i}", "red") is not None for i in (3, 4, 5)] == [False, True, True]
+    log.add("dec_5", {"i": 5}, "red")
+    log.add("dec_6", {"text": "x" * 100}, "red")
+    assert (log.get("dec_5", "red"), log.get("dec_6", "red"), log.bytes) == ({"i": 5}, None, 14)
 
 
 async def test_a_preview_decides_without_generating() -> None:
