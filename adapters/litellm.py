@@ -25,6 +25,9 @@ from adapters.types import Call, ChatRequest, Delta, Features, Price
 CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicyViolationError": "content_policy_violation"}
 """LiteLLM's names for refusals that have a code of their own in OpenAI's API."""
 
+TAKEN = frozenset({"ClientPayloadError", "JSONDecodeError", "ReadTimeout"})
+"""Errors below LiteLLM's own that say that the provider has the request, and may charge it: its answer broke off, or did not come in time."""
+
 REQUEST_FIELDS = frozenset(
     {
         "audio",
@@ -121,7 +124,8 @@ class LiteLLMBackend:
         try:
             return await self._litellm.acompletion(**{**(with_usage(body) if stream else body), **self._params, **self._traced()})
         except self._litellm.exceptions.openai.OpenAIError as error:
-            call.input_tokens, call.estimated = 0, False
+            if not _taken(error):
+                call.input_tokens, call.estimated = 0, False
             raise self._error(error) from None
 
     def _traced(self) -> dict[str, Any]:
@@ -149,6 +153,11 @@ class LiteLLMBackend:
         if "LLM Provider NOT provided" in said:  # a wrong name in our configuration, which LiteLLM reports like a caller's mistake
             status = 404
         return error_for(self.name, status, said, CODES.get(type(error).__name__), retry_after_s(headers))
+
+
+def _taken(error: BaseException | None) -> bool:
+    """Whether one of TAKEN is at the bottom of it."""
+    return error is not None and (type(error).__name__ in TAKEN or _taken(error.__cause__ or error.__context__))
 
 
 def import_litellm() -> Any:

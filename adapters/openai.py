@@ -3,7 +3,8 @@
 A call costs about as much CPU as aiohttp itself; the openai client costs 10 to 40 times that, and a strategy makes many calls for one
 request. What goes over the wire is in `openai_wire.py`; time limits and concurrency are applied around it, by `guarded.py`.
 
-Tokens are the provider's, else estimated. A call whose answer nobody waited for is charged its prompt, and what had come of a stream.
+Tokens are the provider's, else estimated. A call whose answer nobody waited for is charged its prompt, and what had come of a stream;
+what a plain answer had likely come to is known to its pool (`pool.py`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 A call makes at most `attempts` requests. What failed is asked again elsewhere at once, or at the same place after a pause (with jitter, or
 as its `Retry-After` says) that fits before the deadline. A call slower than 95 % of the last ones may be asked a second time, beside;
 the share of such hedges is bounded by a bucket. A stream that has begun to answer is never begun again. Everything that was paid, also
-for a request that lost or was cancelled, is in the `Call`, by deployment; nothing more is begun than `Call.may` allows.
+for a request that lost or was cancelled, is in the `Call`, by deployment; nothing more is begun than `Call.may` allows. What a provider
+made of a plain answer that was lost or given up cannot be seen, so it is estimated by the answers before it.
 
 Power of two choices: Mitzenmacher, 2001. Hedging: Dean and Barroso, The Tail at Scale, 2013. Time and chance are passed in.
 """

@@ -161,12 +161,23 @@ async def test_tool_calls_come_whole(make: Make) -> None:
 
 
 async def test_a_broken_answer_is_no_answer(make: Make) -> None:
-    """HTML and half JSON raise one of our retryable errors, and leave no choice."""
-    for model in ("html", "bad-json"):
+    """HTML, half JSON and one that breaks off raise one of our retryable errors, and leave no choice; of an answer, if half, the prompt is
+    charged."""
+    for model, charged in (("html", 0), ("bad-json", estimate_input_tokens(ASK)), ("cut", estimate_input_tokens(ASK))):
         call = Call(Price())
         with pytest.raises((BackendMalformed, BackendUnavailable)):
             await make(model).complete(ASK, call)
-        assert not call.choices
+        assert (call.choices, call.input_tokens, call.estimated) == ([], charged, bool(charged))
+
+
+async def test_a_request_that_no_provider_took_is_free(make: Make, stub: StubServer) -> None:
+    """Nobody listens, or the answer is a status; a provider that took it and then kept silent may charge it."""
+    cases = [(make(api_base="http://127.0.0.1:9"), 0), (make("status-500"), 0), (make("slow", timeout_s=0.3), estimate_input_tokens(ASK))]
+    for backend, charged in cases:
+        call = Call(Price())
+        with pytest.raises((BackendUnavailable, BackendTimeout)):
+            await backend.complete(ASK, call)
+        assert (call.input_tokens, call.estimated) == (charged, bool(charged))
 
 
 @pytest.mark.parametrize("streaming", [False, True])
