@@ -55,8 +55,8 @@ class Deployment:
         self._tokens = _moved(self._tokens, tokens)
 
     def unread_tokens(self, for_s: float) -> float:
-        """Of a plain answer that was worked on for so long, and of which nothing was seen: as many as one has here on the mean, or the share
-        of them that the time makes likely. None where no answer ever came."""
+        """Of a plain answer that was worked on for so long, and of which nothing was seen: as many as one has here on the mean, or the
+        share of them that the time makes likely; 0 where no answer ever came."""
         usual_s = self._latency_s.get(False, 0.0)
         return (self._tokens or 0.0) * (min(1.0, for_s / usual_s) if usual_s else 1.0)
 

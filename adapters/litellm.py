@@ -26,7 +26,7 @@ CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicy
 """LiteLLM's names for refusals that have a code of their own in OpenAI's API."""
 
 TAKEN = frozenset({"ClientPayloadError", "JSONDecodeError", "ReadTimeout"})
-"""Errors below LiteLLM's own that say that the provider has the request, and may charge it: its answer broke off, or did not come in time."""
+"""Errors below LiteLLM's own that say that the provider has the request, and may charge it: its answer broke off, or did not come."""
 
 REQUEST_FIELDS = frozenset(
     {

@@ -72,7 +72,7 @@ class _Try:
 
     @property
     def unread(self) -> bool:
-        """Whether the provider has the prompt, and nothing was seen of what it made of it: an answer in one piece that was lost, or given up."""
+        """Whether the provider has the prompt, and nothing was seen of its answer: one in one piece, that was lost or given up."""
         part = self.part
         return not self.streamed and part.estimated and part.input_tokens > 0 and not (part.output_tokens or part.choices)
 

@@ -275,9 +275,14 @@ a key that is nearly spent, and SIGTERM under load. {verdict}
 {laws}
 
 Every answer of a provider begins with its question's name and has a number of its own, so that an answer that went astray is seen.
-Where a call is cut off, nobody tells what it cost: the gateway books the prompt and what it had read of the answer, the provider bills
-what it had made. That is the uncertainty; its bound is the worst case of each such call. Both count tokens by the same rule, so nothing
-else is in it.
+Where a call is cut off, nobody tells what it cost: the gateway books the prompt with what it had read of a stream, or with what such
+answers come to on the mean; the provider bills what it had made. That is the uncertainty; its bound is the worst case of each such call.
+Both count tokens by the same rule, so nothing else is in it. Errors in both directions cancel, so that what is left of many calls is far
+less than their worst cases together: "by chance" is what a sum of so many stays below but once in a million.
+
+Before the first request the process holds PyTorch, LiteLLM and a reward model. What it keeps of requests is bounded, each part by number
+and by bytes ([memory](../operate.md#memory)), and all but one part is full when growth is judged: answers that can still be judged are
+remembered up to 100,000, 0.4 KB for each.
 
 ## What was asked
 

@@ -170,7 +170,7 @@ def configuration(folder: Path, redis: Redis, provider_port: int, *, whole: bool
         },
         "verifiers": {
             "judge": {"kind": "judge", "backend": "judge_model", "max_tokens": 60},
-            **({"reward": {"kind": "reward_model", "model": "fleet/reward"}} if whole else {}),
+            **({"reward": {"kind": "reward_model", "model": "fleet/reward", "prefix_cache_mb": 4}} if whole else {}),
         },
         "policies": {
             "balanced": {"objective": worth, "plans": every, "limits": limits, "explore": 0.3, "description": f"turn {turn}"},

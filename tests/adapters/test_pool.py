@@ -275,7 +275,7 @@ async def unseen(time: Time, *, warm: int = 3) -> tuple[Pool, Unseen]:
 
 @pytest.mark.parametrize(("asks", "booked"), [({}, 3), ({"n": 2}, 6), ({"max_tokens": 2}, 2), ({"max_tokens": 2, "n": 2}, 4)])
 async def test_an_answer_that_was_lost_is_booked_as_those_before_it(asks: dict[str, int], booked: int) -> None:
-    """It broke off after its provider had made it: what answers have here on the mean, and no more than was allowed; marked as estimated."""
+    """It broke off after its provider had made it: what answers have here on the mean, no more than was allowed; marked as estimated."""
     known, one = await unseen(Time())
     one.steps = [BackendMalformed("m", "cut off")]
     call = Call(known.price)

@@ -521,7 +521,7 @@ async def test_foreign_data_in_the_cache_is_a_miss() -> None:
 
 
 def test_decisions_are_remembered_up_to_a_number_and_a_size() -> None:
-    """The oldest go, for their number or for their bytes; another owner's is none, and one that is larger than all there may be is not kept."""
+    """The oldest go, for their number or for their bytes; another owner's is none; one larger than all there may be is not kept."""
     log = DecisionLog(3, max_bytes=100)
     for i in range(5):
         log.add(f"dec_{i}", {"i": i}, "red")
