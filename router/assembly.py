@@ -32,6 +32,7 @@ from router.online import Online
 from router.options import FeedbackOptions, LogOptions, ProbeOptions, ShadowOptions
 from router.parts import Estimator, Parts
 from router.pipeline import Router
+from router.record import DecisionLog
 from router.shadow import Compared, Shadow
 from router.similar import open_similar
 from router.tracing import Tracing
@@ -53,7 +54,7 @@ def assemble(config: Config, before: Before | None = None) -> Router:
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error
     if before is None:
-        return Router(held, online=beside, metrics=Metrics(config.metrics))
+        return Router(held, DecisionLog(config.server.decisions), beside, Metrics(config.metrics))
     old = before[1]
     return Router(held, old.log, beside, old.metrics, old.memory)
 

@@ -27,6 +27,7 @@ class ServerOptions(Frozen):
     max_header_kb: int = Field(64, ge=1, description="of a request's headers together; larger ones are refused with 431")
     max_requests: int = Field(1000, ge=1, description="answers under way at once; more are turned away with 503 and Retry-After")
     drain_s: float = Field(30, ge=0, description="after SIGTERM, for what is under way to finish; then it is cancelled")
+    decisions: int = Field(10_000, ge=0, description="past decisions that can be looked up; no more than 64 MiB of them are kept")
     first_event_s: float = Field(
         0.3, ge=0, description="a stream waits so long for its first news, so that a refusal gets its own status; then the role is sent"
     )

@@ -12,11 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.accounts import Receipt
 from benchmarks.soak.clients import GRACE_S, OWNERS, Seen
-from benchmarks.soak.stage import MOST_S, Keys
+from benchmarks.soak.stage import MOST_S, REMEMBERED, Keys
 from router.events import DecisionEvent
-from router.record import DecisionLog
 
-REMEMBERED = DecisionLog().size
 SAMPLE_S, FEWEST, FEWEST_DECIDED = 2.0, 30, 1000
 """Between looks at the gateway; how many of them a slope is drawn through, and of how many decisions a mean is taken."""
 MOST_MB_A_MINUTE, MOST_KB = 4, 30
@@ -141,7 +139,9 @@ def memory_is_bounded(played: Played) -> Law:
     if len(full) >= FEWEST:
         slope = float(np.polyfit([s.at_s / 60 for s in full], [s.resident_mb for s in full], 1)[0])
         promise = f"Once {REMEMBERED} decisions are in memory, it grows by less than {MOST_MB_A_MINUTE:g} MB a minute"
-        return Law(promise, slope < MOST_MB_A_MINUTE, f"{figures}: {slope:+.2f} MB a minute in the last {len(full) * SAMPLE_S / 60:.1f}")
+        each = f"{1024 * (last.resident_mb - full[0].resident_mb) / max(1, last.decided - full[0].decided):+.2f} KB a decision"
+        figures += f": {slope:+.2f} MB a minute in the last {len(full) * SAMPLE_S / 60:.1f}, or {each}"
+        return Law(promise, slope < MOST_MB_A_MINUTE, figures)
     promise = f"Until {REMEMBERED} decisions are in memory, it grows by less than {MOST_KB} KB for each"
     if (decided := last.decided - late[0].decided) < FEWEST_DECIDED:
         return Law(promise, True, f"too few decisions to say; {figures}")

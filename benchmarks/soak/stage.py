@@ -35,6 +35,8 @@ PRICES = {
 MOST_S, LAST_S = 8.0, 60.0
 """No request may take longer: the keys say so. Where 200 wait for each other's money, it may be more."""
 DRAIN_S = 6.0
+REMEMBERED = 2000
+"""Decisions that the gateway keeps in memory: few, so that they are soon so many, also on a slow machine."""
 USD_MONTH = METERS.index(("usd", "month"))
 START_S = 300.0
 
@@ -183,7 +185,15 @@ def configuration(folder: Path, redis: Redis, provider_port: int, *, whole: bool
         "log": {"path": str(folder / "decisions.jsonl"), "prompts": True, "queue": 100_000, "keep": 1000},
         "feedback": {"state": redis.url, "correct": True},
         "metrics": {"by_key": True},
-        "server": {"port": 0, "drain_s": DRAIN_S, "reload_s": 0.5, "max_body_mb": 0.25, "keep_alive_s": 1, "max_requests": 400},
+        "server": {
+            "port": 0,
+            "drain_s": DRAIN_S,
+            "reload_s": 0.5,
+            "max_body_mb": 0.25,
+            "keep_alive_s": 1,
+            "max_requests": 400,
+            "decisions": REMEMBERED,
+        },
     }
 
 
