@@ -542,3 +542,13 @@ async def test_feedback_drift_and_shadow_are_built_as_configured(tmp_path: Path,
 def test_how_fast_labels_fade_and_how_far_one_moves_is_configured() -> None:
     """`half_life_days` and `prior_sd`."""
     assert Lessons(FeedbackOptions(half_life_days=10, prior_sd=0.1)).fading == Fading(10, 0.1, 2.0)
+
+
+async def test_a_decision_can_be_looked_up_while_it_is_one_of_the_last() -> None:
+    """`server.decisions` says how many those are."""
+    for decisions, first_is_there in ((1, False), (2, True)):
+        router, asks = configured(server={"decisions": decisions}), [an_ask("one"), an_ask("two")]
+        for ask in asks:
+            await router.answer(ask)
+        assert [await router.decision(ask.id) is not None for ask in asks] == [first_is_there, True]
+        await router.aclose()
