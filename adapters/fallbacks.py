@@ -47,7 +47,10 @@ class Fallbacks:
                 if call.choices or not self._helps(error):
                     break
         assert first_error is not None, "the first backend is asked in any case"
-        raise first_error
+        try:
+            raise first_error
+        finally:
+            del first_error  # from the frame that the error holds
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         """The same, streamed."""
@@ -68,7 +71,10 @@ class Fallbacks:
                 if begun or not self._helps(error):
                     break
         assert first_error is not None, "the first backend is asked in any case"
-        raise first_error
+        try:
+            raise first_error
+        finally:
+            del first_error  # from the frame that the error holds
 
     def count_tokens(self, request: ChatRequest) -> int:
         """As the first backend counts."""

@@ -163,6 +163,8 @@ class Pool:
         """The call is over, however it ended: all requests that were made are closed and charged."""
         for one in tries:
             await self._close(one, request, call)
+            if one.error is not None:
+                one.error.__traceback__ = None  # its frames hold the error: a circle, that only the garbage collector would find
         kept = won or next((one for one in reversed(tries) if one.part.choices), None)
         call.choices += kept.part.choices if kept else []
 

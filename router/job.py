@@ -128,6 +128,11 @@ class Job:
         if self.bypass:
             self.belief = Belief.prior({name: 0.0 for plan in self.policy.all_plans for name in plan.backends}, {}, source="none")
 
+    def let_go(self) -> None:
+        """The request is over. What refers back to it goes, or all of it would stay until the garbage collector comes round to it."""
+        del self.run.chances, self.run.weigh, self.run.next_draws
+        self.run.sink = self.backend_error = None
+
     @property
     def first_cost(self) -> Cost:
         """The worst case of the likely first call: held while the request is counted, so that one answer asks the ledger only twice."""

@@ -106,7 +106,10 @@ class Router:
         job.sink = sink
         if trace is not None:
             trace.take(job)
-        return await ask.purse.paying(lambda: job.first_cost, lambda: job.run.cost, lambda: self._found_or_bought(job))
+        try:
+            return await ask.purse.paying(lambda: job.first_cost, lambda: job.run.cost, lambda: self._found_or_bought(job))
+        finally:
+            job.let_go()
 
     async def _found_or_bought(self, job: Job) -> Outcome:
         if self.cache.cache is None:
@@ -135,7 +138,10 @@ class Router:
             self._decide(job)
             return self._record(job, self._block(job), "preview")
 
-        return await ask.purse.paying(Cost, lambda: job.run.cost, looked_at)
+        try:
+            return await ask.purse.paying(Cost, lambda: job.run.cost, looked_at)
+        finally:
+            job.let_go()
 
     async def _bought(self, job: Job) -> Outcome:
         """The answer, made for this request."""

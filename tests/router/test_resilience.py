@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,9 +17,10 @@ from adapters.backends import BackendOptions, build_backends
 from adapters.errors import BackendTimeout
 from adapters.options import Resilience
 from adapters.pool import Pool
-from adapters.types import ChatRequest
+from adapters.types import ChatRequest, Delta
 from policies.policy import Policy
 from router.errors import BackendFailed, RouterError
+from router.job import Job
 from router.keys import Key
 from router.parts import Parts
 from router.pipeline import Router
@@ -99,6 +101,30 @@ async def test_a_client_that_goes_cancels_its_call_upstream_at_once(stub: StubSe
     (call,) = block["calls"]
     assert (call["outcome"], call["attempts"][0]["outcome"]) == ("cancelled", "cancelled")
     assert call["cost_usd"] == call["attempts"][0]["cost_usd"] > 0
+
+
+@pytest.mark.parametrize(("model", "more"), [("words", {}), ("status-500", {"attempts": 2}), ("cut", {"fallbacks": ["other"]})])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_is_over_is_freed_at_once(stub: StubServer, model: str, more: dict[str, Any], stream: bool) -> None:
+    """Answered, failed after retries, cut off: nothing of it waits for the garbage collector, which comes late under load."""
+    router = gateway({"large": place(stub, model, **more), "other": place(stub, "status-500")})
+
+    async def asked() -> None:
+        with contextlib.suppress(RouterError):
+            await router.answer(Ask(ASKED, "large"), nowhere if stream else None)
+
+    async def nowhere(_: Delta) -> None: ...
+
+    await asked()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await asked()
+        assert not [one for one in gc.get_objects() if isinstance(one, Job)]
+    finally:
+        gc.enable()
+        await router.aclose()
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------
