@@ -70,6 +70,10 @@ class RedisLink:
             self._is_up()
             return answer
 
+    def try_again(self) -> None:
+        """The next command is tried whatever the last one came to: there will be no later one."""
+        self._retry_at = self._clock()
+
     async def aclose(self) -> None:
         """Close the connections, once commands that nobody waits for are through."""
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -162,7 +162,11 @@ class RedisTallies:
             self._unsent |= {key: self._with_unsent(key, added) for key, added in due.items()}
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Send what waits, if Redis is there after all, and close the connections."""
+        waiting, self._unsent = {key: (added, self._shared[key]) for key, added in self._unsent.items() if key in self._shared}, {}
+        if waiting:
+            self._link.try_again()
+            await self._fold(waiting)
         await self._link.aclose()
 
     def _with_unsent(self, key: str, added: Added) -> Added:

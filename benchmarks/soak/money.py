@@ -96,9 +96,8 @@ class Group:
     @property
     def bounds_usd(self) -> list[float]:
         """What each of those may differ by: the worst case of a call; of one that never reached its provider, what was booked for it."""
-        worst = sorted((PRICES[b["model"]].cost_usd(b["tokens_in"], b["longest"]) for b in self.bills if b["accepted"]), reverse=True)
-        unseen = sorted((usd for _, usd in self.soft), reverse=True)[: max(0, self.uncertain - len(worst))]
-        return worst[: self.uncertain] + unseen
+        worst = [PRICES[bill["model"]].cost_usd(bill["tokens_in"], bill["longest"]) for bill in self.bills if bill["accepted"]]
+        return sorted([*worst, *(usd for _, usd in self.soft)], reverse=True)[: self.uncertain]
 
     @property
     def bound_usd(self) -> float:

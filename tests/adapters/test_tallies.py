@@ -166,6 +166,18 @@ async def test_while_redis_is_gone_each_counts_its_own_and_brings_it_along(pair:
     assert (await seen(two)).now == (3.5, -1.0, 6.0)
 
 
+async def test_what_waits_is_told_at_the_end(pair: Sequence[RedisTallies], redis_server: Any) -> None:
+    """A process that ends while it still leaves Redis alone tries once more: what it added meanwhile would be nobody's."""
+    one, two = pair
+    await one.add({"a": (an_addition(1.0), FRESH)})
+    redis_server.kill()
+    await one.add({"a": (an_addition(0.5), FRESH)})
+    redis_server.start()
+    await one.aclose()
+    await two.add({"a": (an_addition(0.5), FRESH)})
+    assert (await seen(two)).now == (2.0, -1.0, 3.0)
+
+
 async def test_what_is_not_ours_in_redis_is_left_alone(pair: Sequence[RedisTallies], redis_server: Any) -> None:
     """A list under our key, or a text that is no tally: this process counts alone, and nothing is lost or raised."""
     redis_server.command("SET", "outlay:tally:a", "hello")
