@@ -278,7 +278,7 @@ Every answer of a provider begins with its question's name and has a number of i
 Where a call is cut off, nobody tells what it cost: the gateway books the prompt with what it had read of a stream, or with what such
 answers come to on the mean; the provider bills what it had made. That is the uncertainty; its bound is the worst case of each such call.
 Both count tokens by the same rule, so nothing else is in it. Errors in both directions cancel, so that what is left of many calls is far
-less than their worst cases together: "by chance" is what a sum of so many stays below but once in a million.
+less than their worst cases together: chance explains what a sum of so many stays below but once in a million.
 
 Before the first request the process holds PyTorch, LiteLLM and a reward model. What it keeps of requests is bounded, each part by number
 and by bytes ([memory](../operate.md#memory)), and all but one part is full when growth is judged: answers that can still be judged are
