@@ -14,8 +14,8 @@ import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -90,23 +90,22 @@ def sides(group: ArrayLike, seed: int, shares: Sequence[float] = SHARES) -> Ints
 
 def bootstrap(statistic: Callable[[Ints], float], group: ArrayLike, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
     """(value, low, high): 95 % interval of a statistic of rows, whole groups resampled. A comparison within the statistic is paired."""
-    of = np.asarray(group)
-    low, high = np.quantile([statistic(rows) for rows in _resampled(of.tobytes(), of.dtype.str, draws, seed)], [0.025, 0.975])
-    return float(statistic(np.arange(len(of)))), float(low), float(high)
+    _, place, size = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
+    by_group, start = np.argsort(place.ravel(), kind="stable"), np.cumsum(size) - size
+    rng = np.random.default_rng(seed)
+
+    def drawn() -> Ints:
+        groups = rng.integers(0, len(size), len(size))
+        here, end = size[groups], np.cumsum(size[groups])
+        return np.asarray(by_group[np.repeat(start[groups] - end + here, here) + np.arange(end[-1])])
+
+    low, high = np.quantile([statistic(drawn()) for _ in range(draws)], [0.025, 0.975])
+    return float(statistic(np.arange(len(by_group)))), float(low), float(high)
 
 
 def mean_of(values: Array) -> Callable[[Ints], float]:
     """The statistic for `bootstrap` that is the mean of some rows' values."""
     return lambda rows: float(values[rows].mean())
-
-
-@lru_cache(maxsize=1)
-def _resampled(group: bytes, kind: str, draws: int, seed: int) -> list[Ints]:
-    """The rows of each draw; kept, because a report asks for many statistics of the same rows."""
-    of, rng = np.frombuffer(group, dtype=kind), np.random.default_rng(seed)
-    order = np.argsort(of, kind="stable")
-    rows_of = np.split(order, np.flatnonzero(np.diff(of[order])) + 1)
-    return [np.concatenate([rows_of[g] for g in rng.integers(0, len(rows_of), len(rows_of))]) for _ in range(draws)]
 
 
 # --- the report ---------------------------------------------------------------------------------------------------------
@@ -137,6 +136,11 @@ def table(head: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence
     """A Markdown table; the first column is text, the others are numbers."""
     lines = [list(head), ["---"] + ["--:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def prose(*paragraphs: str) -> str:
+    """Paragraphs with figures set into them, wrapped as the pages are."""
+    return "\n\n".join(fill(" ".join(text.split()), 140, break_long_words=False, break_on_hyphens=False) for text in paragraphs)
 
 
 def interval(value: Sequence[float], form: str = ".3f") -> str:

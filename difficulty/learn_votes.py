@@ -25,7 +25,7 @@ ORDERS = 10
 """Orders in which the samples of a prompt are voted on."""
 CONTESTS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
 PRIOR_PROMPTS = 5.0
-"""Prompts that the default gain, and the default agreement, count for."""
+"""Prompts that the default worth of a lead, and the default agreement, count for."""
 RIDGE = 1e-3
 
 
@@ -82,7 +82,7 @@ def fit_votes(prompts: Sequence[Sampled], seed: int = 0) -> Votes:
     intercept, on_share, on_lead = _logistic(all_)
     shift, slope = _majority(all_)
     base_rate = float(np.clip(np.mean([sampled.right.mean() for sampled in prompts]), 0.01, 0.99))
-    return Votes(_contest(all_), _gain(all_, len(seen)), intercept, on_share, on_lead, base_rate, shift, slope)
+    return Votes(_contest(all_), _lead_worth(seen), intercept, on_share, on_lead, base_rate, shift, slope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,8 @@ class _Seen:
     end_right: Array
     lasts: Array
     """Whether the leader was the leader at the end."""
+    lead: Array
+    """By what share of the votes of the two the leader at the end led this one then."""
     others: Array
     """Share of right answers, smoothed, among the samples after."""
     weight: Array
@@ -111,8 +113,10 @@ class _Seen:
         tally = np.stack([vote.first[:, looks], vote.second[:, looks], n, total - n], axis=-1).reshape(-1, 4)
         end_right = np.broadcast_to(vote.right[:, -1:], n.shape).ravel()
         lasts = (vote.leader[:, looks] == vote.leader[:, -1:]).astype(np.float64).ravel()
+        votes = np.bincount(answer[0])[vote.leader]
+        lead = 1 - 2 * votes[:, looks] / (votes[:, looks] + votes[:, -1:])
         others = ((after + 0.5) / (total - n + 1)).ravel()
-        return cls(tally, vote.right[:, looks].ravel(), end_right, lasts, others, np.full(n.size, 1 / n.size))
+        return cls(tally, vote.right[:, looks].ravel(), end_right, lasts, lead.ravel(), others, np.full(n.size, 1 / n.size))
 
     @classmethod
     def joined(cls, parts: Sequence[_Seen]) -> _Seen:
@@ -136,11 +140,12 @@ def _contest(seen: _Seen) -> float:
     return min(CONTESTS, key=loss)
 
 
-def _gain(seen: _Seen, prompts: int) -> float:
-    """What the change of a leader added to the chance of being right, per change; a weak pull to the default."""
-    changed = float(seen.weight @ (1 - seen.lasts))
-    pull = PRIOR_PROMPTS * (changed / prompts + 1e-3)
-    return max(0.0, (float(seen.weight @ (seen.end_right - seen.right)) + pull * Votes().gain) / (changed + pull))
+def _lead_worth(seen: Sequence[_Seen]) -> float:
+    """What changes of leader added to the chance of being right, over how far the new ones came to lead; a weak pull to the default, as
+    of so many prompts more of those where it matters."""
+    won, led = np.array([[one.weight @ (one.end_right - one.right), one.weight @ one.lead] for one in seen]).T
+    pull = PRIOR_PROMPTS * float(led @ led) / max(float(led.sum()), 1e-9) + 1e-9
+    return float(np.clip((won.sum() + pull * Votes().lead_worth) / (led.sum() + pull), 0.0, 1.0))
 
 
 def _logistic(seen: _Seen) -> tuple[float, ...]:

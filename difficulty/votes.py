@@ -3,11 +3,12 @@
 The vote is a race of two, the leader against the runner-up. Each new vote that goes to one of them goes to the leader with chance
 (first + a) / (first + second + 2a), the predictive of a Beta(a, a) prior; votes for anyone else are draws paid for in vain, so that a
 race in which only a share of the draws counts has so many fewer to come and each is so much dearer. On that race `Votes.course` solves
-by dynamic programming when to stop: drawing on can only gain by a change of leader, and a change is worth `gain`, the chance of being
-right that a new leader had over the old one in the log. Where wrong answers agree with each other (a systematic error) `gain` is about 0.
+by dynamic programming when to stop: drawing on can only gain by a change of leader. An answer is as much likelier right than its rival as
+it leads: `lead_worth` times the difference of their shares, as expected in the long run. So it hardly matters who wins a race that stays
+close, which is nearly what recorded samples say. Where wrong answers agree with each other (a systematic error) `lead_worth` is about 0.
 
 Sources: Wang et al. 2022, "Self-consistency"; Aggarwal et al. 2023, "Adaptive-Consistency", whose stopping rule is the chance of this
-race alone, without what a sample costs, how many are left, and what a change is worth. Fitted in `learn_votes.py`.
+race alone, without what a sample costs, how many are left, and what a lead is worth. Fitted in `learn_votes.py`.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Votes:
 
     contest: float = 0.5
     """a of the race: small, where the first votes decide. One half is Jeffreys' prior, which knows nothing."""
-    gain: float = 0.3
-    """Chance of being right that a new leader has over the one it replaced."""
+    lead_worth: float = 0.65
+    """Chance of being right that an answer has over its rival, for each share of the votes of the two by which it leads."""
     intercept: float = -0.27
     on_share: float = 1.48
     on_lead: float = -0.07
@@ -75,7 +76,7 @@ class Votes:
     def lasts(self, tally: Tally, left: int) -> float:
         """Chance that the leader still leads after `left` more votes."""
         _, count = _counting(tally.first + tally.second, tally.n, left)
-        return float(_race(tally.first + tally.second, count, max(count, 1), 0.0, self.contest).sure[0][tally.first])
+        return float(_wins(tally.first + tally.second, count, self.contest)[tally.first])
 
     def likelihoods(self, tally: Tally) -> tuple[float, float]:
         """Of the tally, if its leader is right and if it is wrong, up to a factor. One answer alone says nothing."""
@@ -91,7 +92,7 @@ class Votes:
         race, eighths = self._race(tally, left, batch, price)
         gain, reached = race.course(tally.first if tally else 0)
         at = [min(k * batch * eighths // EIGHTHS // race.steps[0], len(reached) - 1) for k in range(-(-left // batch))]
-        return Course(gain * self.gain, tuple(reached[i] for i in at))
+        return Course(gain * self.lead_worth, tuple(reached[i] for i in at))
 
     def goes_on(self, tally: Tally, left: int, batch: int, price: float) -> bool:
         """Whether the next batch is worth its price: whether `course` reaches it."""
@@ -101,7 +102,7 @@ class Votes:
         """The race that is left, and the share of the draws that count in it, in eighths."""
         contested, n = (tally.first + tally.second, tally.n) if tally else (0, 0)
         eighths, count = _counting(contested, n, left)
-        dear = price * EIGHTHS / eighths / max(self.gain, 1e-9)
+        dear = price * EIGHTHS / eighths / max(self.lead_worth, 1e-9)
         return _race(contested, count, max(1, round(batch * eighths / EIGHTHS)), dear, self.contest), eighths
 
 
@@ -124,43 +125,60 @@ class _Race:
     steps: tuple[int, ...]
     """Votes of each batch."""
     contest: float
-    sure: tuple[Array, ...]
-    """Before each batch and at the end: chance that who leads then would lead at the end."""
     on: tuple[Bools, ...]
     """Before each batch: whether it is worth drawing."""
 
     def course(self, first: int) -> tuple[float, tuple[float, ...]]:
-        """(what drawing on adds to the chance of naming the one who would lead at the end, chance that each batch is drawn)."""
-        at, reached, won, votes = np.zeros(self.start + 1), [], 0.0, self.start
+        """(what drawing on adds to the share of who is named, chance that each batch is drawn)."""
+        at, reached, share, votes = np.zeros(self.start + 1), [], 0.0, self.start
         at[first] = 1.0
-        for step, sure, on in zip(self.steps, self.sure, self.on, strict=False):
-            won += float(at[~on] @ sure[~on])
+        for step, on in zip(self.steps, self.on, strict=True):
+            share += float(at[~on] @ _named(votes, self.contest)[~on])
             at = np.where(on, at, 0.0)
             reached.append(float(at.sum()))
             for _ in range(step):
-                to_first = (np.arange(votes + 1) + self.contest) / (votes + 2 * self.contest)
+                to_first = _to_first(votes, self.contest)
                 at = np.append(at * (1 - to_first), 0.0) + np.append(0.0, at * to_first)
                 votes += 1
-        return won + float(at @ self.sure[-1]) - float(self.sure[0][first]), tuple(reached)
+        return share + float(at @ _named(votes, self.contest)) - float(_named(self.start, self.contest)[first]), tuple(reached)
 
 
 @lru_cache(maxsize=4096)
 def _race(start: int, count: int, step: int, price: float, contest: float) -> _Race:
-    """Solved backwards from the end, where who leads is known; an even race is as good as lost by either."""
+    """Solved backwards from the end; a price is in shares of the votes."""
     steps = [step] * (count // step) + [count % step] * (count % step > 0)
     votes = start + count
-    lead = 2 * np.arange(votes + 1) - votes
-    wins = (np.sign(lead) + 1) / 2
-    worth = np.maximum(wins, 1 - wins)
-    sure, on = [worth], []
+    worth, on = _named(votes, contest), []
     for size in reversed(steps):
         for _ in range(size):
             votes -= 1
-            to_first = (np.arange(votes + 1) + contest) / (votes + 2 * contest)
-            wins = to_first * wins[1:] + (1 - to_first) * wins[:-1]
+            to_first = _to_first(votes, contest)
             worth = to_first * worth[1:] + (1 - to_first) * worth[:-1] - price
-        stop = np.maximum(wins, 1 - wins)
+        stop = _named(votes, contest)
         on.append(worth > stop + 1e-12 if votes else np.array([True]))
         worth = np.maximum(worth, stop)
-        sure.append(stop)
-    return _Race(start, tuple(steps), contest, tuple(reversed(sure)), tuple(reversed(on)))
+    return _Race(start, tuple(steps), contest, tuple(reversed(on)))
+
+
+@lru_cache(maxsize=4096)
+def _wins(start: int, count: int, contest: float) -> Array:
+    """Chance that a contender leads after so many more votes, by its votes at the start; an even race is half won."""
+    votes = start + count
+    wins = (np.sign(2 * np.arange(votes + 1) - votes) + 1) / 2
+    while votes > start:
+        votes -= 1
+        to_first = _to_first(votes, contest)
+        wins = to_first * wins[1:] + (1 - to_first) * wins[:-1]
+    return np.asarray(wins)
+
+
+def _to_first(votes: int, contest: float) -> Array:
+    """Chance that the next vote goes to a contender, which is its share in the long run as expected, by its votes."""
+    return np.asarray((np.arange(votes + 1) + contest) / (votes + 2 * contest))
+
+
+def _named(votes: int, contest: float) -> Array:
+    """The leader's share of the votes in the long run, as expected, by the votes of a contender. A contender's own is a martingale: votes
+    to come change nothing of what is expected of it now, so that drawing on is worth what a change of leader brings."""
+    share = _to_first(votes, contest)
+    return np.asarray(np.maximum(share, 1 - share))

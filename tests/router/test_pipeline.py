@@ -214,7 +214,7 @@ async def test_a_vote_that_is_open_goes_on() -> None:
 async def test_where_a_new_leader_is_worth_nothing_one_sample_is_enough() -> None:
     """A backend whose wrong answers agree, by its log: more votes would only cost."""
     router = a_router(scripted("small", "7", "6", price=SMALL), policy=a_vote(1e-2, batch=1))
-    market = replace(router.parts.market, curves=replace(CURVES, votes={"small": Votes(gain=0.0)}))
+    market = replace(router.parts.market, curves=replace(CURVES, votes={"small": Votes(lead_worth=0.0)}))
     router.parts = replace(router.parts, market=market)
     outcome = await router.answer(an_ask())
     assert outcome.decision["actions"][0]["answers"] == 1
