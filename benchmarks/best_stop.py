@@ -9,7 +9,7 @@ the other half, which was led astray by it. Made from half of the prompts and ju
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,21 +17,18 @@ from numpy.typing import NDArray
 
 from benchmarks import harness
 from benchmarks.harness import Array, Ints
-from benchmarks.stopping import MAY_LOSE, PRICES, Recorded, adaptive_consistency, ours, self_consistency
-from difficulty.votes import Votes
+from benchmarks.stopping import MAY_LOSE, PRICES, Judged, Recorded, adaptive_consistency, self_consistency
 
 Bools = NDArray[np.bool_]
 Point = tuple[float, float]
 """(points against self-consistency, samples over Adaptive-Consistency's)."""
-VOTES = 150_000
-"""Random orders over all prompts of a set: the fewer, the further apart the two figures."""
 AIM = 0.7
 """Samples over Adaptive-Consistency's that the aim was."""
-OURS = "ours"
+OURS, RACES = "ours", "ours, own races"
 VIEWS = ("leader, runner-up", "all counts")
 MADE = ("these votes", "other orders")
 OTHERS, SHARES = "other prompts", "other prompts, by shares"
-RULES = (OURS, *(f"{view}: {made}" for view in VIEWS for made in MADE), OTHERS, SHARES)
+RULES = (OURS, RACES, *(f"{view}: {made}" for view in VIEWS for made in MADE), OTHERS, SHARES)
 
 
 @dataclass(frozen=True)
@@ -78,21 +75,20 @@ def all_counts(answer: Ints) -> Ints:
     return code
 
 
-def frontiers(recorded: Recorded, votes: Votes) -> dict[str, list[Point]]:
-    """Every rule at each of the prices: ours with `votes`, and the best."""
-    many = replace(recorded, orders=max(2, VOTES // len(recorded.prompts)))
-    everything, adaptive = self_consistency(many), adaptive_consistency(many)
-    of_orders, of_prompts = np.tile(np.arange(many.orders) % 2, len(many.prompts)), np.repeat(many.half, many.orders)
-    answer, votes_on = many.answers[0], many.votes
-    as_ours = votes_on.first * 256 + votes_on.second
-    seen = {VIEWS[0]: Seen.of(as_ours, votes_on.right), VIEWS[1]: Seen.of(all_counts(answer), votes_on.right)}
+def frontiers(recorded: Recorded, ours: dict[str, list[Judged]]) -> dict[str, list[Point]]:
+    """Every rule at each of the prices: ours, as it did, and the best."""
+    everything, adaptive = self_consistency(recorded), adaptive_consistency(recorded)
+    of_orders = np.tile(np.arange(recorded.orders) % 2, len(recorded.prompts))
+    of_prompts = np.repeat(recorded.half, recorded.orders)
+    answer, votes = recorded.answers[0], recorded.votes
+    as_ours = votes.first * 256 + votes.second
+    seen = {VIEWS[0]: Seen.of(as_ours, votes.right), VIEWS[1]: Seen.of(all_counts(answer), votes.right)}
     stops: dict[str, Callable[[float], Bools]] = {f"{view}: {MADE[0]}": one.stops for view, one in seen.items()}
     stops |= {f"{view}: {MADE[1]}": partial(one.in_halves, half=of_orders) for view, one in seen.items()}
     stops[OTHERS] = partial(seen[VIEWS[0]].in_halves, half=of_prompts)
-    stops[SHARES] = partial(Seen.of(as_ours, shares(answer, votes_on.leader)).in_halves, half=of_prompts)
-    best = {name: [many.judged(rule(price)) for price in PRICES] for name, rule in stops.items()}
-    judged = {OURS: [ours(many, votes, price) for price in PRICES]} | best
-    return {name: [each.against(everything, adaptive) for each in rows] for name, rows in judged.items()}
+    stops[SHARES] = partial(Seen.of(as_ours, shares(answer, votes.leader)).in_halves, half=of_prompts)
+    best = {name: [recorded.judged(rule(price)) for price in PRICES] for name, rule in stops.items()}
+    return {name: [each.against(everything, adaptive) for each in rows] for name, rows in (ours | best).items()}
 
 
 def shares(answer: Ints, leader: Ints) -> Array:
@@ -124,13 +120,13 @@ def section(sets: Mapping[str, Mapping[str, Sequence[Point]]]) -> str:
     rows.append(["mean, one price for all", *(_cell(one_price[rule]) for rule in RULES)])
     prices = [[f"{price:g}", *(_point(one_price[rule][i]) for rule in RULES)] for i, price in enumerate(PRICES)]
     about = harness.prose(
-        f"""The best rule there is for the very votes it is judged on, by backward induction over the states that it sees: *leader, runner-up*
-        and how many samples, as ours does, or *all counts*. Made from *these votes* it knows the prompts and also the orders in which their
-        samples came: no rule does better. Made from half of the orders (*other orders*) it knows the prompts only, and has had less to learn
-        from: the best that could be done with the prompts known lies between the two. Made from half of the *other prompts* it is a rule
-        that could be had, which sees what ours does; by *shares* it takes an answer to be worth its share of all samples, right or wrong,
-        which fewer prompts tell. Samples over Adaptive-Consistency's (points in brackets) at each rule's best price, at which it takes the
-        fewest and loses {MAY_LOSE:g} point at most; where every price loses more, the least that is lost:"""
+        f"""The best rule there is for the very votes it is judged on, by backward induction over the states that it sees: *leader,
+        runner-up* and how many samples, as ours does, or *all counts*. Made from *these votes* it knows the prompts and also the orders in
+        which their samples came: no rule does better. Made from half of the orders (*other orders*) it knows the prompts only, and has had
+        less to learn from: the best that could be done with the prompts known lies between the two. Made from half of the *other prompts*
+        it is a rule that could be had, which sees what ours does; by *shares* it takes an answer to be worth its share of all samples,
+        right or wrong, which fewer prompts tell. Samples over Adaptive-Consistency's (points in brackets) at each rule's best price, at
+        which it takes the fewest and loses {MAY_LOSE:g} point at most; where every price loses more, the least that is lost:"""
     )
     return f"""## How far any rule on the counts could get
 
@@ -167,13 +163,18 @@ def _reading(mean: Mapping[str, Sequence[Point]]) -> str:
         verdict = f"The aim's {AIM:g} can be had by who knows the prompts."
     other = f"it takes {reached[OTHERS]}" if found[OTHERS] else f"it loses {-max(mean[OTHERS])[0]:.2f} points or more at every price"
     return harness.prose(
-        f"""At one price for all sets ours takes {reached[OURS]} of Adaptive-Consistency's samples. Who sees as much of the votes and knows
-        the prompts cannot do with less than {reached[best]}, and was seen to do with {reached[had]}; with all counts in sight the two are
-        {reached[best_of_all]} and {reached[had_of_all]}. {verdict}""",
+        f"""At one price for all sets ours takes {reached[OURS]} of Adaptive-Consistency's samples, with its own races {reached[RACES]}. Who
+        sees as much of the votes and knows the prompts cannot do with less than {reached[best]}, and was seen to do with {reached[had]};
+        with all counts in sight the two are {reached[best_of_all]} and {reached[had_of_all]}. {verdict}""",
         f"""To know the prompts is what no rule can in service. Made from other prompts of the same set, {other}, and by shares it takes
-        {reached[SHARES]}: a table of states also learns the chance of the prompts that it is made from. Ours learns two numbers, from
-        prompts of other tasks.""",
+        {reached[SHARES]}: a table of states also learns the chance of the prompts that it is made from. Ours learns two numbers, and with
+        its own races it is {_from(found[RACES], found[SHARES])} from that table and {_from(found[RACES], found[best])} from the least that
+        can be done with.""",
     )
+
+
+def _from(one: Point | None, other: Point | None) -> str:
+    return f"{one[1] - other[1]:+.2f}" if one and other else "an unknown number"
 
 
 def _share(point: Point | None) -> float:

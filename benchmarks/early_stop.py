@@ -1,8 +1,9 @@
 """When is a vote among samples over? Accuracy and samples of self-consistency and of three ways to stop it early, on recorded samples.
 
 For every set (`samples_*.jsonl.gz`) the samples of each prompt are voted on in many random orders. What the votes of a set are taken to be
-like is learned on sets of other tasks alone; "own log" learns it on one half of the set's own prompts and is judged on the other, both
-ways. The price of a sample is chosen so too, on one half of the prompts of all sets. How far any rule could get: `best_stop.py`.
+like is learned on sets of other tasks alone; "own races" learns how races go on one half of the set's own prompts, for which no answer
+need be marked, and is judged on the other, both ways; "own log" learns all of it there. The price of a sample is chosen so too, on one half
+of the prompts of all sets. How far any rule could get: `best_stop.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks import best_stop, harness
+from benchmarks.best_stop import OURS, RACES
 from benchmarks.harness import Array, Ints
 from benchmarks.stopping import (
     LONGEST,
@@ -82,6 +84,20 @@ def own_votes(recorded: Recorded) -> list[Votes]:
 
 Prices = tuple[float, float]
 """For each half of the prompts."""
+Frontier = Mapping[float, Judged]
+"""Ours by price."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What is learned for one set."""
+
+    votes: Votes
+    """On other tasks."""
+    elsewhere: float
+    """The price that other tasks would have."""
+    own: Sequence[Votes]
+    """For each half of its prompts, on the other."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +105,8 @@ class Finding:
     """One set, judged by every rule."""
 
     recorded: Recorded
-    votes: Votes
-    own: Sequence[Votes]
-    elsewhere: float
-    """The price that other tasks would have."""
-    frontier: Mapping[float, Judged]
-    """Ours by price."""
+    learned: Learned
+    frontier: Frontier
     rules: Mapping[str, Judged]
 
     def against(self, rule: str, seed: int = 0) -> dict[str, tuple[float, float, float]]:
@@ -107,15 +119,22 @@ class Finding:
 
 
 ALL, ADAPTIVE, ESC = "self-consistency", "Adaptive-Consistency .95", "ESC 5"
-OURS, BATCHES, OWN, ELSEWHERE = "ours", "ours, batches of 4", "ours, own log", "ours, price of other tasks"
+BATCHES, OWN, ELSEWHERE = "ours, batches of 4", "ours, own log", "ours, price of other tasks"
 
 
-def found(recorded: Recorded, votes: Votes, prices: Prices, elsewhere: float, frontier: Mapping[float, Judged]) -> Finding:
+def own_races(recorded: Recorded, known: Learned) -> Frontier:
+    """Ours by price, when it knows from either half of the prompts how races go on the other."""
+    rules = [replace(known.votes, contest=of_half.contest) for of_half in known.own]
+    return {price: Judged.by_half(recorded.half, *(ours(recorded, rule, price) for rule in rules)) for price in PRICES}
+
+
+def found(recorded: Recorded, known: Learned, prices: Mapping[str, Prices], frontiers: Sequence[Frontier]) -> Finding:
     """All rules on one set, with what was learned from others."""
-    own = own_votes(recorded)
+    frontier, races = frontiers
+    votes, own = known.votes, known.own
 
-    def priced(rule: Callable[[int, float], Judged]) -> Judged:
-        return Judged.by_half(recorded.half, *(rule(h, price) for h, price in enumerate(prices)))
+    def priced(rule: Callable[[int, float], Judged], by: str = OURS) -> Judged:
+        return Judged.by_half(recorded.half, *(rule(h, price) for h, price in enumerate(prices[by])))
 
     rules = {
         ALL: self_consistency(recorded),
@@ -123,13 +142,14 @@ def found(recorded: Recorded, votes: Votes, prices: Prices, elsewhere: float, fr
         ESC: esc(recorded),
         OURS: priced(lambda h, price: frontier[price]),
         BATCHES: priced(lambda h, price: ours(recorded, votes, price, batch=4)),
+        RACES: priced(lambda h, price: races[price], RACES),
         OWN: priced(lambda h, price: ours(recorded, own[h], price)),
-        ELSEWHERE: frontier[elsewhere],
+        ELSEWHERE: frontier[known.elsewhere],
         "without the number to come": priced(lambda h, price: ours(recorded, votes, price, left=lambda n: LONGEST)),
         "without a price": sure(recorded, votes, 0.97),
         "without votes learned": priced(lambda h, price: ours(recorded, Votes(), price)),
     }
-    return Finding(recorded, votes, own, elsewhere, frontier, rules)
+    return Finding(recorded, known, frontier, rules)
 
 
 def task(name: str) -> str:
@@ -137,14 +157,14 @@ def task(name: str) -> str:
     return name.split("_")[0]
 
 
-def page(findings: Mapping[str, Finding], means: Mapping[str, Any], prices: Prices, bounds: Mapping[str, Any]) -> str:
+def page(findings: Mapping[str, Finding], means: Mapping[str, Any], prices: Mapping[str, Prices], bounds: Mapping[str, Any]) -> str:
     """The report."""
-    short = (ALL, ADAPTIVE, ESC, OURS, BATCHES, OWN)
+    short = (ALL, ADAPTIVE, ESC, OURS, RACES, BATCHES, OWN)
     rows = [[name, *(_pair(f.rules[rule]) for rule in short)] for name, f in findings.items()]
     mean = [[rule, *_intervals(both)] for rule, both in means.items()]
     by_set = {name: f.against(OURS) for name, f in findings.items()}
-    each = [[name, *_intervals(by_set[name]), *_intervals(f.against(OWN))] for name, f in findings.items()]
-    learnt = [[name, f"{f.elsewhere:g}", *_learnt([f.votes]), *_learnt(f.own)] for name, f in findings.items()]
+    each = [[name, *_intervals(by_set[name]), *_intervals(f.against(RACES))] for name, f in findings.items()]
+    learnt = [[name, f"{f.learned.elsewhere:g}", *_learnt([f.learned.votes]), *_learnt(f.learned.own)] for name, f in findings.items()]
     aimed = ", ".join(name for name in AIMED if name in findings)
     return f"""# When a vote is over
 
@@ -163,7 +183,7 @@ Against self-consistency (points) and Adaptive-Consistency (samples), mean of th
 
 The same for ours by set:
 
-{harness.table(["set", "points", "samples, share", "own log: points", "samples, share"], each)}
+{harness.table(["set", "points", "samples, share", "own races: points", "samples, share"], each)}
 
 What was learned from the sets of other tasks, with the price of a sample that lost {MAY_LOSE:g} points there at most, and from each
 half of the set's own prompts:
@@ -176,19 +196,19 @@ half of the set's own prompts:
 """
 
 
-def reading(findings: Mapping[str, Finding], means: Mapping[str, Any], by_set: Mapping[str, Any], prices: Prices) -> str:
+def reading(findings: Mapping[str, Finding], means: Mapping[str, Any], by_set: Mapping[str, Any], prices: Mapping[str, Prices]) -> str:
     """What follows from the figures, whatever they are; below it what is so whatever they are."""
-    both, own, elsewhere = (means[rule] for rule in (OURS, OWN, ELSEWHERE))
+    both, races, own, elsewhere = (means[rule] for rule in (OURS, RACES, OWN, ELSEWHERE))
     more = [name for name, one in by_set.items() if one["share"][0] > 1]
     lose = [name for name, one in by_set.items() if one["points"][0] < -MAY_LOSE]
     sure = [name for name in lose if by_set[name]["points"][2] < 0]
     orders = sorted(f.recorded.orders for f in findings.values())
-    alike = [name for name, f in findings.items() if max(votes.lead_worth for votes in f.own) < LITTLE]
-    price = " and ".join(f"{price:g}" for price in sorted(set(prices)))
+    price = " and ".join(f"{price:g}" for price in sorted(set(prices[OURS])))
     known = "".join(
-        f" On {name} it sees that a lead is worth little ({_learnt(findings[name].own)[1]}), and takes {_pair(findings[name].rules[OWN])}"
-        f" instead of {_pair(findings[name].rules[OURS])} (accuracy, samples)."
-        for name in alike
+        f" On {name} it sees that a lead is worth little ({_learnt(f.learned.own)[1]}), and takes {_pair(f.rules[OWN])} instead of"
+        f" {_pair(f.rules[OURS])} (accuracy, samples)."
+        for name, f in findings.items()
+        if max(votes.lead_worth for votes in f.learned.own) < LITTLE
     )
     sets = (
         _named("More samples are taken on", more) or "Every set takes fewer samples.",
@@ -197,7 +217,8 @@ def reading(findings: Mapping[str, Finding], means: Mapping[str, Any], by_set: M
     )
     return harness.prose(
         f"""The aim was self-consistency's accuracy within {MAY_LOSE:g} point with at least 30 % fewer samples than Adaptive-Consistency,
-        and no set worse. What is reached on the mean is {_reached(both)}. {" ".join(sets)}""",
+        and no set worse. What is reached on the mean is {_reached(both)}. {" ".join(sets)} Who also
+        knows how races go on the very task ("own races"), for which no answer need be marked, reaches {_reached(races)}.""",
         f"""One price holds for all sets ({price} of what a right answer is worth): for each half of the prompts the highest that loses
         {MAY_LOSE:g} point at most on the other half, on the mean of the sets that the aim is about. Were it chosen on other tasks alone, as
         all else is, it would be {_reached(elsewhere)}: what a price loses differs between tasks. A service chooses none, but is told what
@@ -283,42 +304,44 @@ def mean_of(findings: Mapping[str, Finding], rule: str) -> dict[str, tuple[float
 
 def _figures(f: Finding) -> dict[str, Any]:
     rules = {rule: {"accuracy": float(j.right.mean()), "samples": float(j.samples.mean())} for rule, j in f.rules.items()}
-    learnt = {"price_elsewhere": f.elsewhere, "votes": asdict(f.votes), "own": [asdict(v) for v in f.own]}
-    return {"prompts": len(f.recorded.prompts), "orders": f.recorded.orders, **learnt, "rules": rules}
+    return {"prompts": len(f.recorded.prompts), "orders": f.recorded.orders, "learned": asdict(f.learned), "rules": rules}
 
 
 def main() -> None:
     """From the files to the page."""
     form = harness.parser(NAME, str(__doc__))
-    form.add_argument("--votes", type=int, default=16_000, help="random orders over all prompts of a set; a prompt has 10 at least")
+    form.add_argument("--votes", type=int, default=120_000, help="random orders over all prompts of a set; a prompt has 10 at least")
     options = form.parse_args()
     rows = {name.removeprefix("samples_"): rows for name, rows in harness.recordings(options.data, "samples_*.jsonl.gz").items()}
     sets = {n.removeprefix("mot_").removeprefix("pot_"): Recorded.of(n, r, max(10, options.votes // len(r))) for n, r in rows.items()}
     sets = {name: s for name, s in sets.items() if s.n >= 10 and s.agreement >= LEAST_AGREEMENT}
     aimed = {name: s for name, s in sets.items() if name in AIMED}
-    votes, elsewhere = {}, {}
+    of_task = {}
     for of in {task(name) for name in sets}:
         others = [s for name, s in aimed.items() if task(name) != of]
-        votes[of] = learned(others)
-        elsewhere[of] = of_other_tasks(others, votes[of])
-    frontiers = {name: {price: ours(s, votes[task(name)], price) for price in PRICES} for name, s in sets.items()}
-    of_aimed = [frontiers[name] for name in aimed]
-    prices = of_half(list(aimed.values()), of_aimed, 1), of_half(list(aimed.values()), of_aimed, 0)
-    findings = {}
+        of_task[of] = (votes := learned(others)), of_other_tasks(others, votes)
+    known = {name: Learned(*of_task[task(name)], own_votes(s)) for name, s in sets.items()}
+    findings, bounds, frontiers = {}, {}, {}
     for name, s in sets.items():
         print(f"{name}: {len(s.prompts)} prompts, {s.n} samples, {s.orders} orders", file=sys.stderr)
-        findings[name] = found(s, votes[task(name)], prices, elsewhere[task(name)], frontiers[name])
-    bounds = {}
-    for name, s in aimed.items():
-        print(f"{name}: the best rules", file=sys.stderr)
-        bounds[name] = best_stop.frontiers(s, votes[task(name)])
+        frontiers[name] = {price: ours(s, known[name].votes, price) for price in PRICES}, own_races(s, known[name])
+    prices = {}
+    for i, rule in enumerate((OURS, RACES)):
+        of_aimed = [frontiers[name][i] for name in aimed]
+        prices[rule] = of_half(list(aimed.values()), of_aimed, 1), of_half(list(aimed.values()), of_aimed, 0)
+    for name, s in sets.items():
+        findings[name] = found(s, known[name], prices, frontiers[name])
+        if name in aimed:
+            print(f"{name}: the best rules", file=sys.stderr)
+            ours_too = {rule: list(of.values()) for rule, of in zip((OURS, RACES), frontiers[name], strict=True)}
+            bounds[name] = best_stop.frontiers(s, ours_too)
     means = {rule: mean_of(findings, rule) for rule in next(iter(findings.values())).rules}
     picture(findings)
     figures = {
         "mean": means,
         "prices": prices,
         "sets": {name: _figures(f) for name, f in findings.items()},
-        "best": {"prices": PRICES, "orders_in_all": best_stop.VOTES, "sets": bounds},
+        "best": {"prices": PRICES, "sets": bounds},
     }
     harness.publish(NAME, figures, page(findings, means, prices, bounds))
 

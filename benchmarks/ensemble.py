@@ -294,7 +294,7 @@ def chosen(world: World) -> list[dict[str, Any]]:
 
 
 def page(findings: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [f"# Several models together\n\n{harness.command(NAME)}\n\n{ABOUT}\n\n![accuracy of pools]({NAME}.png)\n"]
+    parts = [f"# Several models together\n\n{harness.command(NAME)}\n\n{ABOUT}\n{CUT}\n\n![accuracy of pools]({NAME}.png)\n"]
     for name, found in findings.items():
         rows = [_line(label, pool) for label, pool in found["pools"].items()]
         parts.append(f"## {name}\n\n{found['prompts']} test prompts.\n\n{harness.table(HEAD, rows)}\n")
@@ -310,7 +310,7 @@ def page(findings: Mapping[str, Mapping[str, Any]]) -> str:
         if found["engine"]:
             engine = harness.table(ENGINE, map(_engine, found["engine"]))
             parts.append(f"The engine, without and with these pools among its plans:\n\n{engine}\n")
-    return "\n".join([*parts, READING])
+    return "\n".join([*parts, reading(findings)])
 
 
 HEAD = ("pool", "best alone", "others alone", "heads", "weighted", "over the best, points", "over heads, points")
@@ -343,16 +343,52 @@ def _engine(row: Mapping[str, Any]) -> Sequence[str]:
 ABOUT = """\
 Each pool is asked at once, the router's `ensemble` plan; *weighted* is its vote by how likely each voice is to be right, *heads* the plain
 majority. The best member is the one that is best off the test side. Accuracy in %, intervals 95 % over groups of prompts, paired."""
+CUT = f"Of a set's test side {MOST} prompts are played at most, drawn at random; where models were drawn many times, {DRAWN} of the draws."
 
-READING = """\
-Weights do what they are for: where a pool holds one strong model, they keep the weak ones from outvoting it (dates: 10 to 14 points over
-heads). They seldom make a pool better than its best member: only two cheap models together are (8.5 points over the better one alone),
-and five samples of the better one cost as much and are as good. On MMLU strong models make the same mistakes, and no pool is told apart
-from the best model alone. What a pool is expected to give is 3 to 9 points too much there and with GPT-4, part of it because the single
-models did worse on the test side than off it. The engine believes it: where a right answer is worth ten cents it buys a pool for 92 % of
-the MMLU questions and loses 3.6 % of a right answer's worth by it; at lower values it leaves pools alone. So an ensemble belongs into a
-policy that names it for a reason (models known to err apart, or seconds that are dear), not into every list of plans. Learned agreement
-of wrong answers lowers the log loss of what is said in all pools but one."""
+
+def reading(findings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What follows from the figures, whatever they are."""
+    pools = {f"{name}: {label}": pool for name, found in findings.items() for label, pool in found["pools"].items()}
+    engine = [(name, row) for name, found in findings.items() for row in found["engine"]]
+    equal = {f"{label} against {what}": over for label, pool in pools.items() for what, over in pool["over_equal_cost"].items()}
+    over = {label: 100 * (pool["expected"]["weighted"] - pool["right"]["weighted"]) for label, pool in pools.items()}
+    most = max(over, key=lambda label: over[label])
+    learned = sum(pool["log_loss"] < pool["ablations"]["default agreement"][1] for pool in pools.values())
+    told = [f"{name} at {row['value_usd']:g} dollars ({_changed(row)})" for name, row in engine if not _straddles(row["gain_share"])]
+    used = sum(row["ensembles_used"] > 0 for _, row in engine)
+    return harness.prose(
+        f"""Right answers, by the intervals. Weights against heads: {_told({label: pool["over_heads"] for label, pool in pools.items()})}
+        A pool against its best member alone: {_told({label: pool["over_best"] for label, pool in pools.items()})} A pool against more
+        samples of one member at its cost: {_told(equal)}""",
+        f"""What a pool is expected to give is {np.mean(list(over.values())):+.1f} points off on the mean, and at most {over[most]:+.1f}
+        ({most}). Learned agreement of wrong answers lowers the log loss of what is said in {learned} of {len(pools)} pools.""",
+        f"""With pools among its plans the engine used one in {used} of {len(engine)} cases (a set and a value of a right answer). What
+        right answers bring over what was paid then differs, by its interval, on {"; ".join(told) or "none"}.""",
+        CONCLUSION,
+    )
+
+
+CONCLUSION = """\
+So where a pool does not gain on its best member, and more is expected of it than it gives, it belongs into a policy that names it for a
+reason (models known to err apart, or seconds that are dear), not into every list of plans."""
+
+
+def _straddles(interval: Sequence[float]) -> bool:
+    return interval[1] <= 0 <= interval[2]
+
+
+def _told(found: Mapping[str, Sequence[float]]) -> str:
+    """How often there are more, and fewer, and where."""
+
+    def named(up: bool) -> str:
+        there = [f"{label}, {one[0]:+.1f}" for label, one in found.items() if not _straddles(one) and (one[0] > 0) == up]
+        return f"{len(there)} ({'; '.join(there)})" if there else "none"
+
+    return f"more in {named(True)} of {len(found)}, fewer in {named(False)}, the others not told apart."
+
+
+def _changed(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['gain_share'][0]:+.1f} % of a right answer, a pool used for {100 * row['ensembles_used']:.0f} %"
 
 
 def picture(findings: Mapping[str, Mapping[str, Any]]) -> None:

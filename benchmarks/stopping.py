@@ -16,7 +16,7 @@ from difficulty.learn_votes import Prefixes, Sampled, prefixes, shuffled
 from difficulty.votes import Tally, Votes
 
 LONGEST = 40
-PRICES = (0.0002, 0.0004, 0.0006, 0.0007, 0.0008, 0.0009, 0.001, 0.0012, 0.0014, 0.0017, 0.002, 0.003)
+PRICES = (0.0002, 0.0003, 0.0004, 0.0005, 0.0006, 0.0007, 0.0008, 0.0009, 0.001, 0.0012, 0.0015, 0.002)
 """Of a sample, over the value of a right answer."""
 MAY_LOSE = 0.1
 """Points against self-consistency that a price may cost."""
