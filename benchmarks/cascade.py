@@ -9,14 +9,14 @@ is none where some resamples never get there. Cost at equal accuracy is such a f
 answer's value when the calls are paid, exist always, and stand beside it.
 
 What came out: on GSM8K the engine is ahead of tuned thresholds at most values, on MMLU level with them: as dear at equal accuracy, and in
-the value that is left behind by at most 0.014, ahead by at most 0.005. It was up to 0.05 behind there, for it went on asking: after a model
-that was not sure it believed that others would be right in seven of ten cases where they were in less than five. Three causes. A plan was weighed with
-one follower for all that it left open, sure and unsure alike. A model that is right on most prompts says in its confidence what is hard for
-all, and the engine took it for what is hard for that model alone. And this benchmark told easy from hard prompts by the chance before the
-outcomes were seen, where `outlay fit` takes the one after. Under a deadline of 2 s on GSM8K it was right on 0.62 and is level with
-thresholds that are tuned for it: it kept time for a second backend that nobody could have kept, and refused every step that ends in time
-nine times in ten though there was an answer in hand. What is left on MMLU: errors of one family of models go together, which one shared
-difficulty does not know.
+the value that is left behind by at most 0.014, ahead by at most 0.005. It was up to 0.05 behind there, for it went on asking: after a
+model that was not sure it believed that others would be right in seven of ten cases where they were in less than five. Three causes. A
+plan was weighed with one follower for all that it left open, sure and unsure alike. A model that is right on most prompts says in its
+confidence what is hard for all, and the engine took it for what is hard for that model alone. And this benchmark told easy from hard
+prompts by the chance before the outcomes were seen, where `outlay fit` takes the one after. Under a deadline of 2 s on GSM8K it was right
+on 0.62 and is level with thresholds that are tuned for it: it kept time for a second backend that nobody could have kept, and refused
+every step that ends in time nine times in ten though there was an answer in hand. What is left on MMLU: errors of one family of models go
+together, which one shared difficulty does not know.
 """
 
 from __future__ import annotations
