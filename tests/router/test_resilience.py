@@ -121,7 +121,7 @@ async def test_a_request_that_is_over_is_freed_at_once(stub: StubServer, model: 
     try:
         for _ in range(3):
             await asked()
-        assert not [one for one in gc.get_objects() if isinstance(one, Job)]
+        assert not [one for one in gc.get_objects() if type(one) is Job]
     finally:
         gc.enable()
         await router.aclose()
