@@ -66,7 +66,9 @@ class Draining(uvicorn.Server):
     """At the first signal no new request is let in, and what is under way finishes; at the second it is cancelled."""
 
     def __init__(self, app: FastAPI, options: ServerOptions) -> None:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, proxy_headers=False, lifespan="on", timeout_graceful_shutdown=GRACE_S
+        )  # who is behind a proxy is nobody's business here: whoever pays has a key
         config.http = reader(options.max_header_kb << 10)
         super().__init__(config)
         self._gate, self._drain_s, self._signals = app.state.gate, options.drain_s, 0
