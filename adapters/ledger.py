@@ -89,6 +89,8 @@ class RedisLedger:
 
     async def write(self, account: Account, entry: Entry) -> Receipt:
         """In Redis; while it is gone in memory, marked, or not at all."""
+        if entry.asks:  # it may be granted there: should Redis fall before it answers, nobody is promised the same money here
+            self._copy.book(account, replace(entry, kept=entry.wanted))
         try:
             receipt = cast(Receipt, await self._link.ask(lambda: self._told(account, entry)))
         except RedisGone:
@@ -167,7 +169,7 @@ class RedisLedger:
         books.turn(receipt.windows)
         windows, used = self._seen[account.id]
         if tuple(windows) == books.windows:
-            books.used = list(used)
+            books.used = [*map(max, books.used, used)]  # what Redis has yet to be told of is known here
 
 
 def _settled(entry: Entry, receipt: Receipt) -> Entry:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from adapters.accounts import METERS, MOST_USD, NANO, NOTHING, Account, Amount, Books, Entry, ends_at_s, nano, windows_at
 from adapters.errors import LedgerError
 from adapters.ledger import Ledger, MemoryLedger, RedisLedger, build_ledger
+from adapters.redis_link import RedisGone
 
 NOON = datetime(2026, 11, 30, 12, 0, tzinfo=UTC).timestamp()
 DAY_USD = METERS.index(("usd", "day"))
@@ -286,6 +287,55 @@ def test_nano_dollars_do_not_drift(costs: list[float]) -> None:
 
 
 # --- while Redis is gone ------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_on_its_way_to_redis_is_not_promised_twice(
+    redis_ledger: Callable[..., RedisLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis grants one and falls before it has answered: another waits for the same money, and gets what is left beside it."""
+    ours, ledger, answered = account(usd_day=100), redis_ledger(), asyncio.Event()
+    run, ask = ledger._run, ledger._link.ask
+
+    async def late(*said: Any) -> Any:
+        receipt = await run(*said)
+        await answered.wait()
+        return receipt
+
+    async def gone(_: Any) -> Any:
+        raise RedisGone
+
+    monkeypatch.setattr(ledger, "_run", late)
+    first = asyncio.ensure_future(ledger.write(ours, Entry("a", wanted=usd(80))))
+    await asyncio.sleep(0)
+    monkeypatch.setattr(ledger._link, "ask", gone)
+    assert (await ledger.write(ours, Entry("b", wanted=usd(30)))).verdict == "busy"
+    assert (await ledger.write(ours, Entry("c", wanted=usd(20)))).verdict == "granted"
+    answered.set()
+    assert (await first).verdict == "granted"
+    monkeypatch.setattr(ledger._link, "ask", ask)
+
+
+async def test_what_was_spent_without_redis_is_not_forgotten_for_an_older_answer(
+    redis_ledger: Callable[..., RedisLedger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is settled while Redis is gone; then comes an answer that knows nothing of it; Redis goes again, and the money stays spent."""
+    ours, ledger = account(usd_day=100), redis_ledger()
+    ask = ledger._link.ask
+
+    async def gone(_: Any) -> Any:
+        raise RedisGone
+
+    async def untold() -> None: ...
+
+    monkeypatch.setattr(ledger._link, "ask", gone)
+    await ledger.write(ours, Entry("a", spent=usd(90), closed=True))
+    monkeypatch.setattr(ledger._link, "ask", ask)
+    with monkeypatch.context() as older:
+        older.setattr(ledger, "_tell", untold)
+        await ledger.write(ours, Entry("b", wanted=usd(5)))
+    monkeypatch.setattr(ledger._link, "ask", gone)
+    assert (await ledger.write(ours, Entry("c", wanted=usd(20)))).verdict == "short"
+    monkeypatch.setattr(ledger._link, "ask", ask)
 
 
 async def test_without_redis_it_goes_on_with_what_it_knows(redis_ledger: Callable[..., RedisLedger], redis_server: Any) -> None:
