@@ -89,6 +89,8 @@ def guarded(handler: Handler) -> Handler:
         except Exception as error:
             found = to_error(error)
             request.app.state.pipeline.refused(found)
+            if found.status >= 500:
+                logs.refused(found.status, found.code)
             response = error_response(found, await api_of(request.scope["path"]))
         if rates := render.rate_headers(state.purse):
             response.headers.update(rates)
@@ -304,6 +306,7 @@ class Service:
         """Of a stream that had begun."""
         found = to_error(error)
         self._pipeline.refused(found)
+        logs.refused(found.status, found.code)
         return found
 
     def _log(self, ask: Ask, outcome: Outcome | None) -> None:

@@ -47,7 +47,8 @@ def _plans(decision: Mapping[str, Any]) -> Table:
             row["plan"],
             f"{row['quality']:.3f}",
             *(f"{row[k]:.7f}" for k in ("cost_usd", "cost_q95_usd")),
-            *(f"{row[k]:.2f}" for k in ("latency_s", "latency_q95_s")),
+            f"{row['latency_s']:.2f}",
+            f"{row['latency_q95_s']:.2f}" if row["latency_q95_s"] else "never timed",
             f"{row['utility_usd']:.7f}",
             mark,
         )

@@ -70,6 +70,11 @@ def abandoned(ask: Ask) -> None:
     log.info("%s abandoned by its client", ask.id, extra={"outlay": {"decision_id": ask.id}})
 
 
+def refused(status: int, code: str | None) -> None:
+    """An error of the server's side went out instead of an answer. Its message is the caller's: a provider may quote a prompt in it."""
+    log.warning("answered %d %s", status, code, extra={"outlay": {"status": status, "code": code}})
+
+
 def failed(id: str, error: Exception) -> None:
     """A failure of our own, with its trace. The caller gets the id and nothing else."""
     log.error("%s failed", id, exc_info=error, extra={"outlay": {"error_id": id}})
