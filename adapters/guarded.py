@@ -49,7 +49,7 @@ class Guarded:
         except TimeoutError:
             if not patience.over:
                 raise
-            raise BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s") from None
+            raise self._late() from None
         finally:
             patience.end()
             self._slots.release()
@@ -86,7 +86,10 @@ class Guarded:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s") from None
+            raise self._late() from None
+
+    def _late(self) -> BackendTimeout:
+        return BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s")
 
 
 class Patience:

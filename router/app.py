@@ -87,10 +87,7 @@ def guarded(handler: Handler) -> Handler:
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
         except Exception as error:
-            found = to_error(error)
-            request.app.state.pipeline.refused(found)
-            if found.status >= 500:
-                logs.refused(found.status, found.code)
+            found = refusal(error, request.app.state.pipeline)
             response = error_response(found, await api_of(request.scope["path"]))
         if rates := render.rate_headers(state.purse):
             response.headers.update(rates)
@@ -304,10 +301,7 @@ class Service:
 
     def _to_error(self, error: Exception) -> RouterError:
         """Of a stream that had begun."""
-        found = to_error(error)
-        self._pipeline.refused(found)
-        logs.refused(found.status, found.code)
-        return found
+        return refusal(error, self._pipeline)
 
     def _log(self, ask: Ask, outcome: Outcome | None) -> None:
         if outcome is None:
@@ -317,6 +311,15 @@ class Service:
 
 
 # --- errors -------------------------------------------------------------------------------------------------------------
+
+
+def refusal(error: Exception, pipeline: Pipeline) -> RouterError:
+    """What the caller is told, counted; one of the server's side has a line in the log."""
+    found = to_error(error)
+    pipeline.refused(found)
+    if found.status >= 500:
+        logs.refused(found.status, found.code)
+    return found
 
 
 def to_error(error: Exception) -> RouterError:
