@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import Array
-from difficulty.belief import OWN_NODES, OWN_PRIOR, PLAIN, PRIOR, Belief, Channel, Evidence, sigmoid
+from difficulty.belief import OWN_NODES, OWN_PRIOR, PLAIN, PRIOR, TINY, Belief, Channel, Evidence, sigmoid
 from policies.decide import decide, next_draws
 from policies.facts import Decision, Facts, Market
-from policies.forecast import stages
+from policies.forecast import draws_in, stages
 from policies.pacing import GRID, demand
 from policies.plans import Ensemble, Plan, Revise, Source, TreeSearch
 from policies.policy import MOST, Optimiser, WithinBudget
@@ -110,9 +110,12 @@ class Episode:
         drawn = 0
         while n := self.cell.next_draws(self.belief, self.done, plan, drawn):
             row = stages(plan, self.cell.prior, self.cell.market, self.cell.facts, drawn, [n])[0]
-            chained = isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and drawn > 0)
-            for _ in range(row.draws):
-                self._draw(plan, float(row.p[self.at[plan.backend]]), self.cell.market.curves.plan(plan.key).channel if chained else PLAIN)
+            if isinstance(plan, TreeSearch):
+                self._search(plan)
+            else:
+                channel = self.cell.market.curves.plan(plan.key).channel if isinstance(plan, Revise) and drawn else PLAIN
+                for _ in range(row.draws):
+                    self._draw(plan, float(row.p[self.at[plan.backend]]), channel)
             drawn += row.draws
             self.cost_usd += row.cost_usd
 
@@ -120,6 +123,13 @@ class Episode:
         """One answer, right with that chance, and what the verifier says of it."""
         right = bool(self.rng.random() < p)
         self.belief = self.belief.after([self._scored(plan, right, channel) if plan.verifier else Evidence(plan.backend, channel)])
+
+    def _search(self, plan: TreeSearch) -> None:
+        """One answer, as the best of the plain draws that the search is worth."""
+        at = self.at[plan.backend]
+        p, n = (float(of[at]) for of in (self.belief.by_node(plan.backend), draws_in(plan, self.belief, self.cell.market)))
+        draws = [self._scored(plan, bool(self.rng.random() < p), PLAIN) for _ in range(max(1, int(n + self.rng.random())))]
+        self.belief = self.belief.after([max(draws, key=lambda one: one.if_right / max(one.if_wrong, TINY))])
 
     def _scored(self, plan: Source, right: bool, channel: Channel) -> Evidence:
         """The verifier's word on an answer: one of its bins, as often as right or wrong answers to so hard a prompt fall into it."""

@@ -87,9 +87,13 @@ class Channel:
     shift: float = 0.0
     slope: float = 1.0
 
+    def logits(self, plain: Array) -> Array:
+        """Of the chance at each node that such a draw is right, from those of a plain sample, shape [J]."""
+        return self.shift + self.slope * plain
+
     def p(self, logits: Array) -> Array:
         """Chance at each node that such a draw is right, shape [J]."""
-        return sigmoid(self.shift + self.slope * logits)
+        return sigmoid(self.logits(logits))
 
 
 PLAIN = Channel()

@@ -153,6 +153,12 @@ def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: P
     return Stage(1, one.p, one.cost_usd + again, one.worst_usd + at_worst, one.latency_s + slow, worst_s)
 
 
+def draws_in(plan: TreeSearch, belief: Belief, market: Market) -> Array:
+    """How many plain draws find a right answer as often as a search does, at each node, [N]."""
+    logits = belief.logits[plan.backend]
+    return np.asarray(np.logaddexp(0, market.curves.plan(plan.key).channel.logits(logits)) / np.logaddexp(0, logits))
+
+
 def _at_once(members: Sequence[Member], belief: Belief, market: Market, facts: Facts) -> Stage:
     """The draws of several backends made at the same time: all are paid, and the slowest is waited for."""
     rows = [_draws(member, belief, market, facts, member.n) for member in members]

@@ -24,8 +24,8 @@ from difficulty.belief import TINY, Array, Belief, Channel, Scores, logit
 from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
-from policies.forecast import Stage, worst
-from policies.plans import BestOfN, Ensemble, Plan
+from policies.forecast import Stage, draws_in, worst
+from policies.plans import BestOfN, Ensemble, Plan, TreeSearch
 
 Ints = NDArray[np.int64]
 NEVER = 1e-9
@@ -110,13 +110,14 @@ class Kind:
         return self._misses[n]
 
     @cached_property
-    def _log_under(self) -> Array:
+    def log_under(self) -> Array:
+        """Logarithm of the chance that a draw is under the cut."""
         return np.log(np.maximum(_summed(self.any), TINY))
 
     def under(self, n: int) -> Array:
         """Chance that all of n draws are under the cut."""
         if n not in self._under:
-            self._under[n] = np.exp(n * self._log_under)
+            self._under[n] = np.exp(n * self.log_under)
         return self._under[n]
 
     def ends_right(self, n: int) -> Array:
@@ -201,6 +202,9 @@ def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, d
     if isinstance(plan, Ensemble):
         return _ensemble(plan, rows, belief, market)
     votes, kinds, grid = market.curves.votes_of(plan.backend), {} if kinds is None else kinds, belief.grid(plan.backend)
+    if isinstance(plan, TreeSearch):
+        (stage,) = rows
+        return Outline(plan, rows, [Stretch(stage, 1, _searched(plan, belief, market))], votes, grid=grid)
     if plan.verifier is None:
         seen = belief.evidence[-1] if drawn and belief.evidence else None
         if seen is None or seen.votes is None:
@@ -224,6 +228,15 @@ def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Mar
         pooled = vote(belief, dict(stage.parts), market.curves.votes_of, weighted=plan.select == "weighted")
         return Outline(plan, rows, (), votes, pooled=pooled)
     return Outline(plan, rows, [Stretch(stage, 1, _mixed(stage, belief, market.curves.scores_of(plan.verifier)))], votes)
+
+
+def _searched(plan: TreeSearch, belief: Belief, market: Market) -> Kind:
+    """A search's answer, as the best of the plain draws that it is worth. The verifier led it, so more of its answers score high, right or
+    wrong; but what a score says of one of them is what it says of any."""
+    scores = market.curves.scores_of(plan.verifier)
+    plain = Kind.of(belief.by_node(plan.backend), belief.ease(plan.backend, scores.shared), scores)
+    worth = np.exp(plain.log_under * draws_in(plan, belief, market))
+    return replace(plain, _under={0: plain.under(0), 1: worth})
 
 
 def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:

@@ -443,10 +443,10 @@ class Job:
         return self.belief.chance(self._evidence(answer, channel))
 
     def _channel(self, plan: Plan, first: bool) -> Channel:
-        """How an answer of this plan was drawn: the first attempt of a chain is a plain sample."""
-        if isinstance(plan, TreeSearch) or (isinstance(plan, Revise) and not first):
-            return self.parts.market.curves.plan(plan.key).channel
-        return PLAIN
+        """How an answer of this plan was drawn: the first attempt of a revision is a plain sample, and of a search's answer its score says
+        what it says of one."""
+        revised = isinstance(plan, Revise) and not first
+        return self.parts.market.curves.plan(plan.key).channel if revised else PLAIN
 
     def _evidence(self, answer: Candidate, channel: Channel) -> Evidence:
         if answer.raw_score is not None and answer.verifier is not None:

@@ -83,6 +83,39 @@ def test_one_draw_is_a_single_answer(ease: float) -> None:
     assert single[1].quality == pytest.approx(belief(ease).p_correct("small"))
 
 
+def searched(ease: float, channel: Channel, verifier: str = "reward") -> Outlook:
+    plan = TreeSearch(backend="small", verifier=verifier)
+    market = but(MARKET, curves=but(CURVES, plans={plan.key: PlanFit(channel)}))
+    way = outline(plan, stages(plan, belief(ease), market, FACTS), belief(ease), market)
+    return outlook(way, belief(ease).weights[None], None, np.array([0.9]))
+
+
+@given(st.floats(-4, 4))
+@settings(max_examples=30, deadline=None)
+def test_a_search_that_finds_no_more_than_a_draw_ends_as_one(ease: float) -> None:
+    """At each score too."""
+    search, single = searched(ease, Channel()), look(Single(backend="small", verifier="reward"), ease)[1]
+    assert search.quality == pytest.approx(single.quality)
+    assert search.under == pytest.approx(single.under)
+
+
+@given(st.floats(-4, 4), st.floats(0, 4))
+@settings(max_examples=30, deadline=None)
+def test_with_an_exact_checker_a_search_finds_what_its_channel_says(ease: float, shift: float) -> None:
+    """However many plain draws that is."""
+    found = float(PRIOR @ Channel(shift).p(belief(ease).logits["small"]))
+    assert searched(ease, Channel(shift), "exact").quality == pytest.approx(found, abs=2e-3)
+
+
+def test_a_score_says_of_a_searched_answer_what_it_says_of_any() -> None:
+    """A search that finds more has more answers of every high score, wrong ones too: they are not the likelier right for that."""
+    search, single = searched(-2.0, Channel(3.0)), look(Single(backend="small", verifier="reward"), -2.0)[1]
+    assert search.right == pytest.approx(single.right)
+    high = len(search.under) - 2
+    wrong = [float(PRIOR @ ((view.under[-1] - view.under[high]) * (1 - view.right[-1]))) for view in (search, single)]
+    assert wrong[0] > wrong[1]
+
+
 @given(st.floats(-4, 4), st.sampled_from([2, 4, 8, 16]))
 @settings(max_examples=30, deadline=None)
 def test_more_draws_are_no_worse_and_no_cheaper(ease: float, n: int) -> None:

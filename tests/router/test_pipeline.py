@@ -247,6 +247,26 @@ async def test_a_plan_that_the_caller_names_is_run_whole() -> None:
     assert outcome.decision["cause"] == "forced"
 
 
+@dataclass
+class Doubtful(Exact):
+    """Knows no better than by four to one, of beginnings as well."""
+
+    scores_prefixes: bool = True
+
+    async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+        return [Verdict(0.8, (0.8,)) for _ in choices]
+
+
+async def test_a_score_says_of_a_searched_answer_what_it_says_of_any() -> None:
+    """However often the search was seen to find a right answer: it is by high scores that it finds them."""
+    search, single = TreeSearch(backend="small", verifier="exact", samples=4), Single(backend="small", verifier="exact")
+    curves = replace(CURVES, scores={"exact": Scores.unfitted()}, plans={search.key: PlanFit(Channel(4.0))})
+    router = a_router(verifier=Doubtful())
+    router = Router(replace(router.parts, market=replace(router.parts.market, curves=curves)))
+    chances = [(await router.answer(an_ask(plan=plan))).decision["chance"] for plan in (search, single)]
+    assert chances[0] == chances[1] < 0.9
+
+
 # --- a part fails -----------------------------------------------------------------------------------------------------
 
 
