@@ -22,7 +22,7 @@ _slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 def dumps(value: Any) -> bytes:
     """Compact JSON. What JSON has no number for (the logarithm of a chance of zero, a limit that is none) becomes null."""
     try:
-        return orjson.dumps(value, option=_OPTIONS)
+        return bytes(memoryview(orjson.dumps(value, option=_OPTIONS)))  # a copy: what orjson gives holds 4 KB for as long as it is kept
     except TypeError:
         return _slowly(_finite(value)).encode()
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import resource
 from math import inf, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from adapters.fast_json import dumps, loads
+
+STATM = Path("/proc/self/statm")
+
+
+def resident_kb() -> float:
+    return int(STATM.read_text().split()[1]) * resource.getpagesize() / 1024
 
 
 def test_what_is_no_number_becomes_null() -> None:
@@ -39,3 +47,11 @@ def test_what_is_no_json_is_a_value_error() -> None:
     """Whatever reads it."""
     with pytest.raises(ValueError, match="Expecting"):
         loads(b"{")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="tells resident memory on Linux only")
+def test_what_is_kept_takes_no_more_room_than_it_needs() -> None:
+    """Thousands of small documents are remembered at a time."""
+    before = resident_kb()
+    kept = [dumps({"number": number}) for number in range(20_000)]
+    assert (resident_kb() - before) / len(kept) < 1
