@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections import deque
+from functools import lru_cache
 from typing import Any
 
 from adapters.types import Choice
@@ -32,6 +33,7 @@ _LATEX = (
 )
 
 
+@lru_cache(maxsize=256)  # a vote looks at each of its answers several times
 def normalise(text: str, pattern: str | None = None, *, guess: bool = True) -> str:
     """The answer in `text`, in the form in which answers are compared.
 
