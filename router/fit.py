@@ -84,15 +84,20 @@ class CurveFit:
         return (samples(row).get(backend, {"answers": [], "calls": []}) for row in self.rows)
 
     def _scores(self, chance: Mapping[str, Array], ease: Array) -> dict[str, Scores]:
-        """Of every verifier, from the samples; `chance` [N] by backend is that of one more sample, `ease` [N] the prompt's for all."""
-        seen: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+        """Of every verifier, from the samples; `chance` [N] by backend is that of one more sample, `ease` [N] the prompt's for all.
+
+        One answer to near-duplicate prompts counts once however often it was given: its scores are one score, and a verifier that likes
+        it would seem to like as many wrong answers.
+        """
+        seen: dict[str, dict[tuple[str, str, str, float], tuple[float, ...]]] = defaultdict(dict)
         for backend, p in chance.items():
-            for trace, *before in zip(self._samples(backend), p, ease, strict=True):
+            for row, trace, *before in zip(self.rows, self._samples(backend), p, ease, strict=True):
                 for answer in trace["answers"]:
+                    once = row["group"], backend, answer["text"], answer["correct"]
                     for verifier, score in answer.get("scores", {}).items():
                         if score is not None:
-                            seen[verifier].append((score, answer["correct"], *before))
-        return {name: fit_scores(*np.array(rows).T) for name, rows in seen.items()}
+                            seen[verifier].setdefault(once, (score, answer["correct"], *before))
+        return {name: fit_scores(*np.array(list(rows.values())).T) for name, rows in seen.items()}
 
     def _tempering(self, scores: Mapping[str, Scores], logits: Mapping[str, Array]) -> float:
         """From the first scored samples of the backend that has most, predicting its others and those of all backends."""

@@ -1,4 +1,4 @@
-"""What `outlay fit` learns of votes from a log: answers are compared as the plans compare them."""
+"""What `outlay fit` learns from a log of votes, whose answers are compared as the plans compare them, and of verifiers."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ def test_how_often_wrong_answers_agree_is_learned_across_backends() -> None:
         for pattern in (r"x=(\d)", r"^(\w+)")
     )
     assert by_pattern["small"].agree == by_pattern["large"].agree > 0.9 > 0.1 > by_text["small"].agree
+
+
+def test_one_answer_that_a_verifier_likes_is_one_mistake_however_often_it_is_given() -> None:
+    """A wrong answer in all samples of one prompt, and of the same prompt in other words, says no more than in one of them."""
+
+    def row(number: int, group: str, answers: list[tuple[str, bool, float]]) -> dict[str, Any]:
+        said = [{"text": text, "correct": float(right), "scores": {"reward": score}} for text, right, score in answers]
+        return {"prompt": f"{number}", "group": group, "traces": [{"plan": "sample(small)", "answers": said, "calls": []}]}
+
+    def scores_of(repeated: int, phrasings: int) -> Any:
+        rng, liked = np.random.default_rng(0), [("the same mistake", False, 0.95)]
+        scores = [(f"{i}", right, float(rng.beta(8, 2) if right else rng.beta(2, 8))) for i in range(400) for right in (True, False)]
+        rows = [row(i, f"group {i}", scores[8 * i : 8 * i + 8]) for i in range(100)]
+        rows += [row(100 + i, "one", liked * repeated) for i in range(phrasings)]
+        p = np.full(len(rows), 0.5)
+        return CurveFit(rows, {"small": np.zeros(len(rows))}, Market(), [])._scores({"small": p}, p)["reward"]
+
+    assert scores_of(16, 4) == scores_of(1, 1)
