@@ -37,7 +37,7 @@ SIZES = tuple(2**k for k in range(9))
 BINS = 5
 RATIOS = (0.16, 0.79, 22.0)
 """Tokens read and written in service over tokens of training, as in Snell et al., section 7."""
-MULTIPLIERS = tuple(2.0**k for k in (-6, -4, -3, -2, -1, 0, 1, 2))
+MULTIPLIERS = tuple(2.0**k for k in (-8, -6, -4, -3, -2, -1, 0, 1, 2))
 TARGET = 64
 
 
@@ -262,10 +262,10 @@ def page(figures: dict[str, Any]) -> str:
             f"## Generations for the accuracy of {figures['target']}",
             "",
             f"How many times fewer than {TARGET}. The engine ends when more is not worth its price; its dial is what a dollar counts.",
-            "Free to search and to go up it reaches a little more and spends much more: a search is 16 generations and one answer of large",
-            "14, and where the answer can be checked a fresh one of small is the better buy. Best of 64 is nearly as accurate as",
-            "best of 256: what is missing are wrong answers that the verifier takes for right ones. So near that ceiling a point more or",
-            "less decides; where no setting of the dial is as accurate in a resample, its ratio counts as 0.",
+            "It is told prices, not generations: with the verifier's reading charged, an answer of large costs as much as about 11 of small.",
+            "Best of 64 is nearly as accurate as best of 256: what is missing are wrong answers that the verifier takes for right ones. So",
+            "near that ceiling a point more or less decides; where no setting of the dial is as accurate in a resample, its ratio counts",
+            "as 0.",
             "",
             table(["", "times fewer (95 %)"], ratios),
             "",
