@@ -262,7 +262,7 @@ def page(figures: dict[str, Any]) -> str:
             f"## Generations for the accuracy of {figures['target']}",
             "",
             f"How many times fewer than {TARGET}. The engine ends when more is not worth its price; its dial is what a dollar counts.",
-            "It is told prices, not generations: with the verifier's reading charged, an answer of large costs as much as about 11 of small.",
+            "It is told prices, not generations: with the verifier charged, an answer of large costs as much as about 11 of small.",
             "Best of 64 is nearly as accurate as best of 256: what is missing are wrong answers that the verifier takes for right ones. So",
             "near that ceiling a point more or less decides; where no setting of the dial is as accurate in a resample, its ratio counts",
             "as 0.",
