@@ -189,10 +189,10 @@ def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterabl
 
 
 def _evidence(scores: Scores, logits: Array, answers: Rows, verifier: str) -> Array:
-    """Log likelihood at each node of what the verifier said of the answers, shape [J]; nothing of one that it did not score."""
-    p = expit(logits)
+    """Log likelihood at each node of what the verifier said of the answers, each once, shape [J]; nothing of one that it did not score."""
+    p, once = expit(logits), {answer["text"]: answer for answer in answers}.values()
     right, wrong = scores.likelihoods(np.repeat(EASE, len(p) // len(EASE)) if scores.shared else p)
-    said = [scores.bin(raw) for answer in answers if (raw := answer["scores"][verifier]) is not None]
+    said = [scores.bin(raw) for answer in once if (raw := answer["scores"][verifier]) is not None]
     return np.asarray(np.log(p[:, None] * right[:, said] + (1 - p[:, None]) * wrong[:, said]).sum(axis=1))
 
 
