@@ -6,13 +6,14 @@ licence allows it, and only those that hold outcomes of both tiers; so nothing h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.encodings import ENCODER, Kept
 from benchmarks.harness import ROOT, groups, parser, recordings
+from benchmarks.marks import Rows, regraded
 from difficulty.artifact import save_probe
 from difficulty.conversation import conversation_text
 from difficulty.encoders import open_encoder
@@ -57,11 +58,11 @@ def main() -> None:
     form = parser("general_probe", (__doc__ or "").strip())
     form.add_argument("--out", type=Path, default=ROOT / "difficulty" / "general")
     args = form.parse_args()
-    rows, _ = labels(recordings(args.data, "outcomes_*.jsonl.gz"))
+    files = recordings(args.data, "outcomes_*.jsonl.gz")
+    rows, _ = labels(files)
     encoder = Kept(open_encoder(ENCODER))
     fitted = fit_probe(rows, encoder, seed=args.seed)
     report = write_report(fitted, args.out)
-    sources = [f"{source.origin} ({source.licence})" for source in SOURCES]
     save_probe(
         args.out,
         fitted.head,
@@ -69,15 +70,22 @@ def main() -> None:
         data_digest=fitted.table.digest,
         seed=args.seed,
         figures=summary(fitted, report),
-        sources=sources,
+        sources=[described(source, files.get(source.file, ())) for source in SOURCES],
         tiers=True,
     )
     print(args.out / "report.md")
 
 
-def labels(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[Labelled], dict[str, set[str]]]:
+def described(source: Source, rows: Rows) -> str:
+    """For the card: where the labels come from, and how many of them were put right."""
+    changed = sum(n for model, n in regraded(rows)[1].items() if model in source.weak + source.strong)
+    said = f", {changed} marks put right that were wrong for the notation" if changed else ""
+    return f"{source.origin} ({source.licence}){said}"
+
+
+def labels(files: Mapping[str, Rows]) -> tuple[list[Labelled], dict[str, set[str]]]:
     """Labels of both tiers from the sources that are there, near-duplicates grouped across all of them; and each source's groups."""
-    have = [(source, row) for source in SOURCES for row in files.get(source.file, ())]
+    have = [(source, row) for source in SOURCES for row in regraded(files.get(source.file, ()))[0]]
     group = [str(g) for g in groups([read_as(row["prompt"]) for _, row in have])]
     found: list[Labelled] = []
     of_source: dict[str, set[str]] = {}

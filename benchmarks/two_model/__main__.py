@@ -14,10 +14,11 @@ from typing import Any
 from benchmarks import general_probe
 from benchmarks.encodings import ENCODER, HALFWAY, Kept
 from benchmarks.harness import DRAWS, parser, publish, read, recordings
+from benchmarks.marks import Rows, regraded
 from benchmarks.two_model import limits, page
 from benchmarks.two_model.figures import judge
 from benchmarks.two_model.methods import DIFFERENCE, PROBE, score, unit
-from benchmarks.two_model.pairs import Pair, Rows, pair, regraded
+from benchmarks.two_model.pairs import Pair, pair
 from difficulty.encoders import open_encoder
 
 PATTERNS = ("outcomes_rout*.jsonl.gz", "outcomes_cascade_mmlu*.jsonl.gz")

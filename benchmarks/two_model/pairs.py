@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from benchmarks.general_probe import read_as
 from benchmarks.harness import CALIBRATE, TEST, TRAIN, Array, Ints, groups, sides
-
-Rows = Sequence[Mapping[str, Any]]
+from benchmarks.marks import Rows
 
 CHEAP = 0.1
 """Of more than two models the dear one is the best, the cheap one the best of those that cost at most so much of it."""
@@ -74,26 +73,6 @@ def _others(rows: Rows, two: set[str], name: str, everything: Mapping[str, Rows]
     columns = sorted({m for seen in by_prompt.values() for m in seen})
     full = {m: np.array([by_prompt[row["prompt"]].get(m, np.nan) for row in rows]) for m in columns}
     return {m: np.nan_to_num(marks, nan=0.5) for m, marks in full.items() if np.isfinite(marks).mean() > 0.9}
-
-
-def regraded(rows: Rows) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Rows in which an answer is right that is the gold number in another notation (720.00 for 720), and how many that were, by model."""
-    found, changed = [], dict[str, int]()
-    for row in rows:
-        gold, outcomes = _number(row.get("gold")), {}
-        for model, outcome in row["outcomes"].items():
-            same = not outcome["correct"] and gold is not None and _number(outcome.get("answer")) == gold
-            outcomes[model] = {**outcome, "correct": 1} if same else outcome
-            changed[model] = changed.get(model, 0) + same
-        found.append({**row, "outcomes": outcomes})
-    return found, changed
-
-
-def _number(text: Any) -> float | None:
-    try:
-        return float(str(text).replace(",", "").replace("$", ""))
-    except ValueError:
-        return None
 
 
 def rotations(group: Ints, seed: int) -> Iterator[Ints]:
