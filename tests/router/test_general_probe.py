@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from router.assembly import located, open_probe
 from router.errors import ConfigError
 from router.options import ProbeOptions
 
+ROOT = Path(__file__).parents[2]
 GENERAL = {"encoder": "onnx:sentence-transformers/all-MiniLM-L6-v2", "artifact": "difficulty/general"}
 BY_PRICE = ("mini", "maxi")
 EASY, HARD = "What is the capital of France?", "Find all primes $p$ such that $p^2 + 2^p$ is prime and $p \\equiv 3 \\pmod{4}$, with proof."
@@ -76,3 +79,10 @@ def test_the_shipped_card_names_its_tiers_and_where_its_labels_come_from() -> No
     assert head.backends == TIERS
     assert card.sources
     assert all("Apache-2.0" in source or "MIT" in source for source in card.sources)
+
+
+def test_the_page_says_how_many_marks_were_put_right() -> None:
+    """As many as the card of what is shipped."""
+    _, card = load_probe(located("difficulty/general"))
+    (changed,) = re.findall(r"(\d+) marks put right", " ".join(card.sources))
+    assert f"{changed} marks are wrong for the notation alone" in (ROOT / "docs" / "general-probe.md").read_text()
