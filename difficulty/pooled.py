@@ -1,11 +1,12 @@
 """What a vote among several backends says: which answer is likeliest right, and how good such a vote is expected to be. Pure.
 
 Given the latent difficulty each voter is right with its own chance p (and its score, where there is one, is that of a right or a wrong
-answer), and a wrong one names any wrong answer with the chance `agree` that two backends' wrong answers are the same (`votes.Votes`).
-That makes log(p / ((1 - p) * agree)) the weight of a vote, so that one of a strong backend outweighs several of weak ones. Source: Nitzan
-& Paroush 1982, "Optimal decision rules in uncertain dichotomous choice situations", there for two answers. Samples of one backend repeat
-each other: n of them count as the 1 + slope * log n that a majority of n is worth in its log. What either is worth on recorded votes:
-`python -m benchmarks.ensemble`.
+answer), so that one of a strong backend outweighs several of weak ones. Source: Nitzan & Paroush 1982, "Optimal decision rules in
+uncertain dichotomous choice situations", there for two answers. How wrong voters fall into camps is Ewens' sampling formula (1972, "The
+sampling theory of selectively neutral alleles"), whose one number is the chance `agree` that two wrong answers are the same
+(`votes.Votes`): there is no end of wrong answers, and what many wrong voters named draws more. Samples of one backend repeat each other:
+n of them count as the 1 + slope * log n that a majority of n is worth in its log, each as a share of a vote. What either is worth on
+recorded votes: `python -m benchmarks.ensemble`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from math import log
+from math import lgamma, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,25 +29,46 @@ RIGHT, JOINS, APART = range(3)
 
 
 def chances(belief: Belief, said: Sequence[str], voters: Sequence[Evidence], votes_of: Callable[[str], Votes]) -> dict[str, float]:
-    """Chance that each answer is right, by what each voter said; that of none of them is what they lack of 1."""
-    drawn = Counter(voter.backend for voter in voters)
+    """Chance that each answer is right, by what each voter said, those of most votes first; that of none of them is what they lack of 1."""
+    drawn, heard = Counter(voter.backend for voter in voters), Counter((a, voter.backend) for a, voter in zip(said, voters, strict=True))
+    answers = {answer: row for row, (answer, _) in enumerate(Counter(said).most_common())}
+    counts = np.array([[float(heard[answer, name]) for name in drawn] for answer in answers])
     share = {name: (1 + max(votes_of(name).slope, 0.0) * log(n)) / n for name, n in drawn.items()}
-    agree = {name: votes_of(name).agree for name in drawn}
-    answers = {answer: row for row, answer in enumerate(dict.fromkeys(said))}
-    unsaid = 1 + len(agree) / sum(agree.values()) - len(answers)  # of the answers that there are, those that nobody gave
-    rows = np.zeros((len(answers) + 1, len(belief.weights)))
-    rows[-1] = log(unsaid) if unsaid > 0 else -np.inf
+    camps = _camps(counts @ np.array([*share.values()]), float(np.mean([votes_of(name).agree for name in drawn])))
+    rows = np.tile(camps[:, None], len(belief.weights))
     for name in drawn:
         logs = np.zeros((len(rows), len(belief.weights_of(name))))
         for answer, voter in zip(said, voters, strict=True):
             if voter.backend == name:
                 right, wrong = (share[name] * np.log(np.maximum(each, TINY)) for each in belief.joint(voter))
-                wrong = wrong + share[name] * log(agree[name])
                 logs += wrong
                 logs[answers[answer]] += right - wrong
         rows += np.log(np.maximum(belief.shared(name, np.exp(logs)), TINY)) if belief.grid(name) else logs
     mass = np.exp(rows - rows.max()) @ belief.weights
+    if all(voter.is_silent for voter in voters):
+        mass[:-1] = _no_less_than_outvoted(mass[:-1], counts)
     return dict(zip(answers, (mass / mass.sum()).tolist(), strict=False))
+
+
+def _camps(votes: Array, agree: float) -> Array:
+    """Log likelihood of how the wrong votes fall, if each answer [A] in turn is the right one, and last if none is; up to a constant.
+
+    Answers of so many votes each are theta^A * prod Gamma(votes) / (theta (theta + 1) ... over all votes), two of them the same with chance
+    1 / (1 + theta): the mean of prod share^votes over the shares of a Dirichlet process, which is why a vote need not be whole.
+    """
+    theta, every = max(1 / agree - 1, TINY), float(votes.sum())
+    named = [-log(theta) - lgamma(n) - lgamma(theta + every - n) for n in votes.tolist()]
+    return np.array([*named, -lgamma(theta + every)])
+
+
+def _no_less_than_outvoted(mass: Array, counts: Array) -> Array:
+    """An answer that each backend names as often as another or oftener, by votes [A, M], is as likely at least.
+
+    No vote counts against what it is for, also not one of a backend that is believed to be right less often than its wrong answers agree:
+    beliefs fitted on few prompts are that extreme for many, and hardly any prompt is.
+    """
+    outvoted = (counts[:, None] >= counts).all(axis=2)
+    return np.asarray(np.where(outvoted, mass, 0.0).max(axis=1))
 
 
 def vote(belief: Belief, members: Mapping[str, int], votes_of: Callable[[str], Votes], *, weighted: bool) -> Array:
