@@ -57,7 +57,7 @@ def _camps(votes: Array, agree: float) -> Array:
     1 / (1 + theta): the mean of prod share^votes over the shares of a Dirichlet process, which is why a vote need not be whole.
     """
     theta, every = max(1 / agree - 1, TINY), float(votes.sum())
-    named = [-log(theta) - lgamma(n) - lgamma(theta + every - n) for n in votes.tolist()]
+    named = [-log(theta) - lgamma(n) - lgamma(theta + max(every - n, 0.0)) for n in votes.tolist()]
     return np.array([*named, -lgamma(theta + every)])
 
 

@@ -1,9 +1,12 @@
-"""A vote among several backends: a strong voice outweighs weak ones, repetition counts little, and a simulation finds the same chances."""
+"""A vote among several backends: a strong voice outweighs weak ones, repetition counts little, no vote counts against what it is for, and
+a simulation finds the same chances."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from difficulty.belief import NODES, PRIOR, Belief, Evidence, Scores, Success, sigmoid
 from difficulty.learn_votes import fit_agreement
@@ -77,6 +80,69 @@ def test_agreement_says_little_where_wrong_answers_agree() -> None:
     assert apart > alike + 0.2
     weighted = [PRIOR @ vote(BELIEF, ONCE, lambda name, a=a: Votes(agree=a), weighted=False) for a in (0.1, 0.9)]
     assert weighted[0] > weighted[1]
+
+
+EXTREME = Belief.prior({"weak": 0.0, "strong": 0.0}, {"weak": Success(-1.13, 0.26, 1.95, 1.7), "strong": Success(2.17, 0.02, 3.03, 2.63)})
+"""As fitted on 40 draws each of 193 prompts of 24 templates: nearly always right or nearly always wrong."""
+
+
+def alike(name: str) -> Votes:
+    """Of backends whose wrong answers are mostly the same."""
+    return Votes(agree=0.67)
+
+
+def test_a_lone_answer_does_not_beat_what_most_said() -> None:
+    """Backends that look nearly hopeless where they differ: of eight votes the four for one answer lead, not one of the lone ones."""
+    found = chances(EXTREME, *said(strong="aabc", weak="aadd"), alike)
+    assert max(found, key=lambda answer: found[answer]) == "a"
+
+
+@given(st.text("abcd", min_size=1, max_size=6), st.text("abcd", max_size=6), st.floats(-6, 3), st.floats(0, 8), st.floats(0.05, 1))
+def test_no_vote_counts_against_what_it_is_for(strong: str, weak: str, centre: float, width: float, agree: float) -> None:
+    """Whatever was fitted, an answer that each backend names as often as another or oftener goes out before it."""
+    belief = Belief.prior({"strong": 0.0, "weak": -1.0}, dict.fromkeys(("strong", "weak"), Success(centre, 1.0, width, width / 2)))
+    found = chances(belief, *said(strong=strong, weak=weak), lambda name: Votes(agree=agree))
+    leader = max(found, key=lambda answer: found[answer])
+    for answer in found:
+        if all(votes.count(answer) >= votes.count(leader) for votes in (strong, weak)):
+            assert (strong + weak).count(answer) == (strong + weak).count(leader)
+
+
+def test_a_score_may_count_against_its_answer() -> None:
+    """Two low scores of one answer lose against a high one of another from the same backend: the verifier was asked for that."""
+    scores = Scores.unfitted()
+    found = chances(BELIEF, ["a", "a", "b"], [scores.seen("weak", score) for score in (0.05, 0.1, 0.95)], default)
+    assert found["b"] > found["a"]
+
+
+def test_all_may_be_wrong_however_many_answers_there_are() -> None:
+    """Many different answers say that the prompt is hard, not that one of them must be right, even where wrong answers are mostly alike."""
+    alike_all, one_apart, apart = (sum(chances(EXTREME, *said(strong=each), alike).values()) for each in ("aaaa", "aaab", "abcd"))
+    assert alike_all > one_apart > apart
+    assert apart < 0.7
+
+
+def test_wrong_answers_are_alike_as_often_as_was_learned() -> None:
+    """Over many votes whose wrong answers join earlier ones as often as `agree` says, leaders are right as often as was said, and so are
+    all answers together."""
+    rng, agree, six, rows = np.random.default_rng(0), 0.6, "uvwxyz", []
+    belief = Belief.prior(dict.fromkeys(six, 0.2), dict.fromkeys(six, Success(spread=1.5)))
+    for _ in range(3000):
+        node, wrong = rng.choice(len(NODES), p=PRIOR), list[int]()
+        right = rng.random(len(six)) < sigmoid(belief.logits["u"][node])
+        answers = ["right" if yes else str(joined(wrong, 1 / agree - 1, rng)) for yes in right]
+        found = chances(belief, answers, [Evidence(name) for name in six], lambda name: Votes(agree=agree))
+        leader = max(found, key=lambda answer: found[answer])
+        rows.append((found[leader], leader == "right", sum(found.values()), "right" in answers))
+    sure, led, some, named = np.mean(rows, axis=0)
+    assert sure == pytest.approx(led, abs=0.02)
+    assert some == pytest.approx(named, abs=0.02)
+
+
+def joined(wrong: list[int], theta: float, rng: np.random.Generator) -> int:
+    """A wrong answer, which is one of those before with a chance that grows with how many said it."""
+    wrong.append(int(rng.choice(wrong)) if wrong and rng.random() < len(wrong) / (theta + len(wrong)) else len(wrong) + 1)
+    return wrong[-1]
 
 
 def test_what_wrong_answers_agree_on_is_learned() -> None:
