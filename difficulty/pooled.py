@@ -53,8 +53,9 @@ def chances(belief: Belief, said: Sequence[str], voters: Sequence[Evidence], vot
 def _camps(votes: Array, agree: float) -> Array:
     """Log likelihood of how the wrong votes fall, if each answer [A] in turn is the right one, and last if none is; up to a constant.
 
-    Answers of so many votes each are theta^A * prod Gamma(votes) / (theta (theta + 1) ... over all votes), two of them the same with chance
-    1 / (1 + theta): the mean of prod share^votes over the shares of a Dirichlet process, which is why a vote need not be whole.
+    Wrong answers of so many votes have the likelihood theta^A * prod Gamma(votes) / (theta (theta + 1) ... over all votes), so that two
+    are the same with chance 1 / (1 + theta). It is the mean of prod share^votes over the shares of a Dirichlet process: votes need not be
+    whole.
     """
     theta, every = max(1 / agree - 1, TINY), float(votes.sum())
     named = [-log(theta) - lgamma(n) - lgamma(theta + max(every - n, 0.0)) for n in votes.tolist()]
@@ -65,7 +66,7 @@ def _no_less_than_outvoted(mass: Array, counts: Array) -> Array:
     """An answer that each backend names as often as another or oftener, by votes [A, M], is as likely at least.
 
     No vote counts against what it is for, also not one of a backend that is believed to be right less often than its wrong answers agree:
-    beliefs fitted on few prompts are that extreme for many, and hardly any prompt is.
+    beliefs fitted on few prompts are that extreme for many (of recorded dates for 2 % of all votes), and hardly any prompt is.
     """
     outvoted = (counts[:, None] >= counts).all(axis=2)
     return np.asarray(np.where(outvoted, mass, 0.0).max(axis=1))
