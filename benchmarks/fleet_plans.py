@@ -64,7 +64,7 @@ def study(results: Mapping[str, Any]) -> dict[str, Any]:
     groups = [" ".join(sorted(_numbers(row[CHOSEN.name]))) for row in rows]
     right = {offer.name: np.array([float(row[offer.name]["right"]) for row in rows]) for offer in OFFERS}
     cost = {offer.name: np.array([row[offer.name]["cost_usd"] for row in rows]) for offer in OFFERS}
-    p_small = np.array([row[CHOSEN.name]["p_small"] for row in rows])
+    p_small = np.array([next(p for request in row.values() if (p := request["p_small"]) is not None) for row in rows])
     actions = {name: [tuple(map(short, row[name]["actions"])) for row in rows] for name in POLICIES}
     return {
         "date": date.today().isoformat(),
