@@ -14,7 +14,7 @@ from benchmarks.harness import Array
 from difficulty.belief import OWN_NODES, OWN_PRIOR, PLAIN, PRIOR, TINY, Belief, Channel, Evidence, sigmoid
 from policies.decide import decide, next_draws
 from policies.facts import Decision, Facts, Market
-from policies.forecast import draws_in, stages
+from policies.forecast import Stage, draws_in, stages
 from policies.pacing import GRID, demand
 from policies.plans import Ensemble, Plan, Revise, Source, TreeSearch
 from policies.policy import MOST, Optimiser, WithinBudget
@@ -109,13 +109,13 @@ class Episode:
         assert not isinstance(plan, Ensemble), "episodes are of plans of one backend"
         drawn = 0
         while n := self.cell.next_draws(self.belief, self.done, plan, drawn):
-            row = stages(plan, self.cell.prior, self.cell.market, self.cell.facts, drawn, [n])[0]
+            row = stages(plan, self.cell.market, self.cell.facts, drawn, [n])[0]
             if isinstance(plan, TreeSearch):
-                self._search(plan)
+                self._search(plan, row)
             else:
                 channel = self.cell.market.curves.plan(plan.key).channel if isinstance(plan, Revise) and drawn else PLAIN
                 for _ in range(row.draws):
-                    self._draw(plan, float(row.p[self.at[plan.backend]]), channel)
+                    self._draw(plan, float(row.p(self.cell.prior)[self.at[plan.backend]]), channel)
             drawn += row.draws
             self.cost_usd += row.cost_usd
 
@@ -124,10 +124,10 @@ class Episode:
         right = bool(self.rng.random() < p)
         self.belief = self.belief.after([self._scored(plan, right, channel) if plan.verifier else Evidence(plan.backend, channel)])
 
-    def _search(self, plan: TreeSearch) -> None:
+    def _search(self, plan: TreeSearch, row: Stage) -> None:
         """One answer, as the best of the plain draws that the search is worth."""
         at = self.at[plan.backend]
-        p, n = (float(of[at]) for of in (self.belief.by_node(plan.backend), draws_in(plan, self.belief, self.cell.market)))
+        p, n = (float(of[at]) for of in (self.belief.by_node(plan.backend), draws_in(row, self.belief)))
         draws = [self._scored(plan, bool(self.rng.random() < p), PLAIN) for _ in range(max(1, int(n + self.rng.random())))]
         self.belief = self.belief.after([max(draws, key=lambda one: one.if_right / max(one.if_wrong, TINY))])
 

@@ -92,7 +92,7 @@ def fitted(logs: Logs, train: Ints, shared: bool) -> Market:
         success, dict.fromkeys(KINDS, Tokens(0.0, 0.0, 0.0)), free, {"exact": Scores.exact()}, {SEARCH.key: fit}, source="recorded"
     )
     market = Market({kind: (0.0, 1e6 * usd) for kind, usd in prompt_share.items()}, frozenset(KINDS), curves)
-    [said] = stages(SEARCH, Belief.prior(dict.fromkeys(KINDS, 0.0), success), market, Facts(1))
+    [said] = stages(SEARCH, market, Facts(1))
     plans = {SEARCH.key: replace(fit, cost=float(logs.search_usd[train].mean() / said.cost_usd))}
     return replace(market, curves=replace(curves, plans=plans))
 

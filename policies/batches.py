@@ -7,7 +7,7 @@ in batches of the least c(m) / P(m); after each batch the belief that all of it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,18 +30,23 @@ def unpriced(plan: BestOfN, drawn: int) -> list[int]:
     return equal(max(plan.n - drawn, 0), plan.batch or UNPRICED)
 
 
-def cheapest(p: Array, weights: Array, n: int, prices: Mapping[int, float]) -> list[int]:
+def cheapest(all_wrong: Sequence[float], n: int, prices: Mapping[int, float]) -> list[int]:
     """The sizes of n answers' batches, each of the least price over its chance of a right answer, if all before it were wrong.
 
-    `p` is the chance at each node that an answer is right and `weights` the belief, [J]; `prices` are those of the sizes to choose from.
+    `all_wrong` is the chance of that by the number of answers, up to n and the largest size more; `prices` are those of the sizes to
+    choose from.
     """
-    sizes, price = np.array(list(prices)), np.array(list(prices.values()))
-    all_wrong = weights @ np.exp(np.multiply.outer(np.log1p(-p), np.arange(n + sizes.max() + 1)))
-    goes_wrong = all_wrong[np.arange(n)[:, None] + sizes] / np.maximum(all_wrong[:n, None], 1e-300)
-    best = sizes[np.argmin(price / np.maximum(1 - goes_wrong, 1e-12), axis=1)]
     found: list[int] = []
-    left = n
-    while left:
-        found.append(min(int(best[n - left]), left))
-        left -= found[-1]
+    drawn = 0
+    while drawn < n:
+        goes_on = max(all_wrong[drawn], 1e-300)
+        dear = {m: price / max(1 - all_wrong[drawn + m] / goes_on, 1e-12) for m, price in prices.items()}
+        found.append(min(min(dear, key=dear.__getitem__), n - drawn))
+        drawn += found[-1]
     return found
+
+
+def all_wrong(p: Array, weights: Array, n: int) -> list[float]:
+    """Chance that the first 0, 1, ... n answers are all wrong, each right at each node with chance `p`; `weights` are the belief, [J]."""
+    chances: list[float] = (weights @ (1 - p)[:, None] ** np.arange(n + 1)).tolist()
+    return chances

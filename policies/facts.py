@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 from difficulty.curves import Curves
 from policies.plans import Plan
@@ -16,9 +17,9 @@ ForcedBy = Literal["forced", "session", "fallback"]
 """Who names the plan: the caller, a conversation that must stay with its backend, or the configuration where there is no estimate."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Market:
-    """Prices and what was learned about those who sell."""
+    """Prices and what was learned about those who sell. One is equal to itself alone, so that what was worked out for it can be kept."""
 
     prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """By backend and verifier: US dollars for a million tokens, (input, output)."""
@@ -39,6 +40,14 @@ class Market:
     def by_price(self, names: Iterable[str]) -> list[str]:
         """From the cheapest to the dearest."""
         return sorted(names, key=lambda name: self.cost_usd(name, 1, 1))
+
+
+class Size(NamedTuple):
+    """What of a request decides how much a call for it costs and takes."""
+
+    input_tokens: int
+    max_tokens: int | None
+    read: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ class Facts:
     forced_by: ForcedBy = "forced"
     draw: float | None = None
     """Uniform in [0, 1), where the policy explores: chance comes in as data."""
+
+    @cached_property
+    def size(self) -> Size:
+        """All that prices and times depend on."""
+        return Size(self.input_tokens, self.max_tokens, self.read)
 
     @property
     def tried(self) -> frozenset[str]:

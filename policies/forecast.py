@@ -1,13 +1,16 @@
-"""What a plan is made of: its stages, with their chances, money and time, from the belief and the curves. Pure.
+"""What a plan is made of: its stages, with their money and time, from prices and curves. Pure.
 
 Every plan is a sequence of stages; a stage draws some answers of one kind and scores them. Here it is said what the stages of each kind
-of plan are and what they cost; how they end, given what is believed, is in `outlook.py`.
+of plan are and what they cost, whatever is believed of the prompt, so that it is worked out once for prompts of one size; how they end,
+given what is believed, is in `outlook.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import count, groupby, takewhile
 from math import exp, hypot, inf, log, prod, sqrt
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy as np
 from difficulty.belief import PLAIN, TINY, Array, Belief, Channel, sigmoid
 from difficulty.curves import PlanFit
 from policies.batches import unpriced
-from policies.facts import Facts, Market
+from policies.facts import Facts, Market, Size
 from policies.plans import BestOfN, Ensemble, Member, Plan, Revise, Single, Source, TreeSearch
 
 VERDICT_TOKENS = 8
@@ -30,15 +33,58 @@ class Stage:
     """Some draws of one kind, with what they cost and take if they are made."""
 
     draws: int
-    p: Array
-    """Chance at each node of its grid that a draw is right; of draws of several backends, at each shared node."""
+    backend: str
+    """Who makes them; empty where several backends do."""
+    channel: Channel
     cost_usd: float
     worst_usd: float
     """At the 95th percentile of the output's length."""
     latency_s: float
     worst_s: float
     parts: tuple[tuple[str, int], ...] = ()
-    """Of draws of several backends: (backend, its draws); `p` is then such that as many draws alike bring a right one as surely."""
+    """Of draws of several backends: (backend, its draws)."""
+
+    def p(self, belief: Belief) -> Array:
+        """Chance at each node of its grid that a draw is right; of draws of several backends, at each shared node, such that as many draws
+        alike bring a right one as surely."""
+        if not self.parts:
+            return belief.by_node(self.backend, self.channel)
+        misses = prod(belief.shared(name, (1 - belief.by_node(name)) ** n) for name, n in self.parts)
+        return np.asarray(1 - misses ** (1 / self.draws))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A plan as it could be run now."""
+
+    plan: Plan
+    rows: tuple[Stage, ...]
+
+    @cached_property
+    def stretches(self) -> Sequence[tuple[Stage, int]]:
+        """Its stages, those that are alike and follow each other together: (stage, times)."""
+        return [(stage, len(list(alike))) for stage, alike in groupby(self.rows)]
+
+    @cached_property
+    def beginnings(self) -> Sequence[Outline]:
+        """As far as it is looked at, for it may be given up after any stage: 1, 4, 16, ... stages, and all."""
+        shorter = takewhile(lambda n: n < len(self.rows), (4**k for k in count()))
+        return [*(Outline(self.plan, self.rows[:n]) for n in shorter), self]
+
+    @cached_property
+    def worst(self) -> tuple[float, float]:
+        """(US dollars, seconds) at the 95th percentile if no stage ends early."""
+        return worst(self.rows)
+
+    @cached_property
+    def usual_s(self) -> float:
+        """Seconds if no stage ends early and each takes what it usually does; what was never timed counts as 0 s."""
+        return sum(row.latency_s for row in self.rows if row.worst_s)
+
+    @cached_property
+    def prices(self) -> Array:
+        """US dollars, seconds and draws of one stage of each stretch, [3, S]."""
+        return np.array([(stage.cost_usd, stage.latency_s, float(stage.draws)) for stage, _ in self.stretches]).T
 
 
 def left(plan: Plan, drawn: int) -> int:
@@ -51,25 +97,33 @@ def left(plan: Plan, drawn: int) -> int:
     return int(not drawn)
 
 
-def stages(plan: Plan, belief: Belief, market: Market, facts: Facts, drawn: int = 0, batches: Sequence[int] | None = None) -> list[Stage]:
-    """The stages of a plan that are left after `drawn` answers, in order; `batches` are the sizes of those of best-of-n, if chosen."""
-    if not left(plan, drawn):
-        return []
+def outline(plan: Plan, market: Market, facts: Facts, drawn: int = 0, batches: Sequence[int] | None = None) -> Outline:
+    """What is left of a plan after `drawn` answers; `batches` are the sizes of those of best-of-n, if chosen."""
+    return _outline(plan, market, facts.size, facts.down, drawn, batches if batches is None else tuple(batches))
+
+
+@lru_cache(maxsize=1024)
+def _outline(plan: Plan, market: Market, size: Size, down: frozenset[str], drawn: int, batches: tuple[int, ...] | None) -> Outline:
     fit = market.curves.plan(plan.key)
     match plan:
         case Single():
-            rows = [_draws(plan, belief, market, facts, 1)]
+            rows = [_draws(plan, market, size, 1)]
         case BestOfN():
             sizes = unpriced(plan, drawn) if batches is None else batches
-            of_size = {n: _draws(plan, belief, market, facts, n) for n in set(sizes)}
+            of_size = {n: _draws(plan, market, size, n) for n in set(sizes)}
             rows = [of_size[n] for n in sizes]
         case Revise():
-            rows = [_revision(plan, belief, market, facts, fit, i) for i in range(drawn, plan.rounds)]
+            rows = [_revision(plan, market, size, fit, i) for i in range(drawn, plan.rounds)]
         case TreeSearch():
-            rows = [_tree(plan, belief, market, facts, fit)]
+            rows = [_tree(plan, market, size, fit)]
         case Ensemble():
-            rows = [_at_once(plan.parts(facts.down), belief, market, facts)]
-    return [_scaled(row, fit) for row in rows]
+            rows = [_at_once(plan.parts(down), market, size)]
+    return Outline(plan, tuple(_scaled(row, fit) for row in rows) if left(plan, drawn) else ())
+
+
+def stages(plan: Plan, market: Market, facts: Facts, drawn: int = 0, batches: Sequence[int] | None = None) -> tuple[Stage, ...]:
+    """Those of the `outline`, in order."""
+    return outline(plan, market, facts, drawn, batches).rows
 
 
 def worst(rows: Sequence[Stage]) -> tuple[float, float]:
@@ -98,76 +152,79 @@ def chance_in_time(usual_s: float, worst_s: float, left_s: float) -> float:
     return 1 / (1 + exp(-max(-40.0, min(40.0, log(19) * (left_ - usual) / max(worst_ - usual, 1e-3)))))
 
 
-def _draws(plan: Source, belief: Belief, market: Market, facts: Facts, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
+def _draws(plan: Source, market: Market, size: Size, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
     """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt."""
-    return Stage(n, belief.by_node(plan.backend, channel), *_spent(plan, market, facts, n, context))
+    return Stage(n, plan.backend, channel, *_spent(plan.backend, plan.verifier, market, size, n, context))
 
 
 def one_answer(plan: Single, market: Market, facts: Facts) -> tuple[float, float, float, float]:
     """What a plan of one answer costs and takes: US dollars and at worst, seconds and at worst, as the numbers of its one `Stage`."""
-    return _corrected(_spent(plan, market, facts, 1), market.curves.plan(plan.key))
+    return _corrected(_spent(plan.backend, plan.verifier, market, facts.size, 1), market.curves.plan(plan.key))
 
 
-def _spent(plan: Source, market: Market, facts: Facts, n: int, context: float = 0.0) -> tuple[float, float, float, float]:
+@lru_cache(maxsize=4096)
+def _spent(
+    backend: str, verifier: str | None, market: Market, size: Size, n: int, context: float = 0.0
+) -> tuple[float, float, float, float]:
     """US dollars and at worst, seconds and at worst. What a cache spares is expected, but not counted on: it is not in the worst case."""
-    read = facts.input_tokens + context
-    tokens, speed = market.curves.tokens_of(plan.backend), market.curves.latency_of(plan.backend)
-    longest = float(facts.max_tokens or 1e9)
-    mean, q95 = min(tokens.mean(facts.input_tokens), longest), min(tokens.q95(facts.input_tokens), longest)
-    reads = read * (1 if plan.backend in market.shared_prompt else n)
-    cached = min(reads, facts.input_tokens * n) * (plan.backend in facts.read)
-    score_usd = [market.cost_usd(plan.verifier, n * (facts.input_tokens + out)) if plan.verifier else 0.0 for out in (mean, q95)]
-    if plan.verifier in market.caches:  # it reads the prompt once for all answers
-        spared = facts.input_tokens * (n - (plan.verifier not in facts.read))
-        score_usd[0] = market.cost_usd(plan.verifier, n * (facts.input_tokens + mean), 0, spared)
-    score_s = market.curves.latency_of(plan.verifier).mean(0) if plan.verifier else 0.0
-    worst_s = _worst_s(market, plan.backend, mean, q95) + (_worst_s(market, plan.verifier, 0, 0) if plan.verifier else 0.0)
+    read = size.input_tokens + context
+    tokens, speed = market.curves.tokens_of(backend), market.curves.latency_of(backend)
+    longest = float(size.max_tokens or 1e9)
+    mean, q95 = min(tokens.mean(size.input_tokens), longest), min(tokens.q95(size.input_tokens), longest)
+    reads = read * (1 if backend in market.shared_prompt else n)
+    cached = min(reads, size.input_tokens * n) * (backend in size.read)
+    score_usd = [market.cost_usd(verifier, n * (size.input_tokens + out)) if verifier else 0.0 for out in (mean, q95)]
+    if verifier in market.caches:  # it reads the prompt once for all answers
+        spared = size.input_tokens * (n - (verifier not in size.read))
+        score_usd[0] = market.cost_usd(verifier, n * (size.input_tokens + mean), 0, spared)
+    score_s = market.curves.latency_of(verifier).mean(0) if verifier else 0.0
+    worst_s = _worst_s(market, backend, mean, q95) + (_worst_s(market, verifier, 0, 0) if verifier else 0.0)
     return (
-        market.cost_usd(plan.backend, reads, n * mean, cached) + score_usd[0],
-        market.cost_usd(plan.backend, reads, n * q95) + score_usd[1],
+        market.cost_usd(backend, reads, n * mean, cached) + score_usd[0],
+        market.cost_usd(backend, reads, n * q95) + score_usd[1],
         speed.mean(mean) + score_s,
         worst_s,
     )
 
 
-def _revision(plan: Revise, belief: Belief, market: Market, facts: Facts, fit: PlanFit, attempt: int) -> Stage:
+def _revision(plan: Revise, market: Market, size: Size, fit: PlanFit, attempt: int) -> Stage:
     """The attempt of that number (from 0): the first is a plain sample, later ones draw through the plan's channel."""
     if attempt == 0:
-        return _draws(plan, belief, market, facts, 1)
-    facts = replace(facts, read=facts.read | ({plan.backend, plan.verifier} & market.caches))
-    out = market.curves.tokens_of(plan.backend).mean(facts.input_tokens)
+        return _draws(plan, market, size, 1)
+    size = size._replace(read=size.read | ({plan.backend, plan.verifier} & market.caches))
+    out = market.curves.tokens_of(plan.backend).mean(size.input_tokens)
     context = min(attempt, REVISIONS_IN_CONTEXT) * (out + VERDICT_TOKENS)
-    return _draws(plan, belief, market, facts, 1, fit.channel, context)
+    return _draws(plan, market, size, 1, fit.channel, context)
 
 
-def _tree(plan: TreeSearch, belief: Belief, market: Market, facts: Facts, fit: PlanFit) -> Stage:
+def _tree(plan: TreeSearch, market: Market, size: Size, fit: PlanFit) -> Stage:
     """The whole search as one draw: about `samples` answers' worth of steps, each prefix read again at every depth."""
-    one = _draws(plan, belief, market, facts, plan.samples, fit.channel)
-    read = facts.input_tokens + market.curves.tokens_of(plan.backend).mean(facts.input_tokens) / 2
+    one = _draws(plan, market, size, plan.samples, fit.channel)
+    read = size.input_tokens + market.curves.tokens_of(plan.backend).mean(size.input_tokens) / 2
     reads = {plan.backend: (TREE_DEPTH - 1) * plan.beam_width * read, plan.verifier: (TREE_DEPTH - 1) * plan.samples * read}
     again = sum(market.cost_usd(name, tokens, 0, tokens * (name in market.caches)) for name, tokens in reads.items())
     at_worst = sum(market.cost_usd(name, tokens) for name, tokens in reads.items())
     waits = market.curves.latency_of(plan.backend).first_s + market.curves.latency_of(plan.verifier).mean(0)
     slow = (1 + plan.lookahead) * TREE_DEPTH * waits
     worst_s = one.worst_s + slow if one.worst_s else 0.0
-    return Stage(1, one.p, one.cost_usd + again, one.worst_usd + at_worst, one.latency_s + slow, worst_s)
+    return replace(
+        one, draws=1, cost_usd=one.cost_usd + again, worst_usd=one.worst_usd + at_worst, latency_s=one.latency_s + slow, worst_s=worst_s
+    )
 
 
-def draws_in(plan: TreeSearch, belief: Belief, market: Market) -> Array:
+def draws_in(search: Stage, belief: Belief) -> Array:
     """How many plain draws find a right answer as often as a search does, at each node, [N]."""
-    logits = belief.logits[plan.backend]
-    return np.asarray(np.logaddexp(0, market.curves.plan(plan.key).channel.logits(logits)) / np.logaddexp(0, logits))
+    logits = belief.logits[search.backend]
+    return np.asarray(np.logaddexp(0, search.channel.logits(logits)) / np.logaddexp(0, logits))
 
 
-def _at_once(members: Sequence[Member], belief: Belief, market: Market, facts: Facts) -> Stage:
+def _at_once(members: Sequence[Member], market: Market, size: Size) -> Stage:
     """The draws of several backends made at the same time: all are paid, and the slowest is waited for."""
-    rows = [_draws(member, belief, market, facts, member.n) for member in members]
-    n = sum(row.draws for row in rows)
-    misses = prod(belief.shared(member.backend, (1 - row.p) ** row.draws) for member, row in zip(members, rows, strict=True))
-    p = 1 - misses ** (1 / n)
+    rows = [_draws(member, market, size, member.n) for member in members]
     usd, worst_usd = sum(row.cost_usd for row in rows), sum(row.worst_usd for row in rows)
     parts = tuple((member.backend, member.n) for member in members)
-    return Stage(n, np.asarray(p), usd, worst_usd, max(row.latency_s for row in rows), max(row.worst_s for row in rows), parts)
+    n, seconds, worst_s = sum(row.draws for row in rows), max(row.latency_s for row in rows), max(row.worst_s for row in rows)
+    return Stage(n, "", PLAIN, usd, worst_usd, seconds, worst_s, parts)
 
 
 def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -> float:
@@ -184,7 +241,10 @@ def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -
 
 def _scaled(row: Stage, fit: PlanFit) -> Stage:
     """The stage, corrected by what a log showed of the plan."""
-    return Stage(row.draws, row.p, *_corrected((row.cost_usd, row.worst_usd, row.latency_s, row.worst_s), fit), row.parts)
+    if (fit.cost, fit.latency) == (1.0, 1.0):
+        return row
+    usd, worst_usd, seconds, worst_s = _corrected((row.cost_usd, row.worst_usd, row.latency_s, row.worst_s), fit)
+    return replace(row, cost_usd=usd, worst_usd=worst_usd, latency_s=seconds, worst_s=worst_s)
 
 
 def _corrected(spent: tuple[float, float, float, float], fit: PlanFit) -> tuple[float, float, float, float]:

@@ -13,18 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, takewhile
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief
-from policies.batches import BATCHES, cheapest, equal
+from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
-from policies.forecast import Stage, in_time, left, stages
+from policies.forecast import Outline, Stage, chance_in_time, in_time, left, outline
 from policies.limits import no_reserve, offered, over_limits, unfit
-from policies.outlook import Kinds, Outline, Outlook, outline, outlooks, unscored
+from policies.outlook import Ints, Outlook, Tables, Way, outlooks, unscored
 from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
 
@@ -47,9 +46,13 @@ Start = tuple[Array, Array | None]
 class Prospect:
     """A plan as far as it is worth going, and how it is expected to end."""
 
-    way: Outline
+    way: Way
+    ending: Sequence[float]
+    """Chance that it is right, US dollars, seconds and answers, as expected if it is run to its end."""
     view: Outlook
-    """From one belief: arrays of one."""
+    """Where that was found, from one belief."""
+    place: int
+    """Of the plan, there."""
     so_far: float
     """Chance that the best answer in hand is right."""
     in_time: float
@@ -58,14 +61,19 @@ class Prospect:
     """Why not even its first stage may be run."""
 
     @property
+    def outline(self) -> Outline:
+        """Its stages."""
+        return self.way.outline
+
+    @property
     def quality(self) -> float:
         """Chance that the answer is right when it ends, or the deadline has come."""
-        return self.so_far + self.in_time * (float(self.view.quality[0]) - self.so_far)
+        return self.so_far + self.in_time * (self.ending[0] - self.so_far)
 
     @property
     def mean(self) -> tuple[float, float]:
         """Expected US dollars and seconds."""
-        return float(self.view.cost_usd[0]), float(self.view.latency_s[0])
+        return self.ending[1], self.ending[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +93,8 @@ class Optimisation:
     market: Market
     facts: Facts
     belief: Belief
-    kinds: Kinds = field(default_factory=dict, repr=False, compare=False)
-    """Tables that its plans share, made when they are asked for."""
+    shared: Tables | None = field(default=None, repr=False, compare=False)
+    """Tables that another decision from the same belief has made."""
 
     def decide(self) -> Decision:
         """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
@@ -106,16 +114,16 @@ class Optimisation:
         """How many answers a plan under way should draw next; 0 where its rest does not beat stopping now and every other plan."""
         if not left(plan, drawn):
             return 0
-        [here] = self._prospects_of([list(self._wholes(plan, drawn))])
-        draws = here.way.rows[0].draws
+        [here] = self._prospects_of([list(self._wholes(plan, drawn))], drawn)
+        draws = here.outline.rows[0].draws
         return draws if not drawn or self._beats_all_else(here) else 0
 
     def _beats_all_else(self, here: Prospect) -> bool:
         """Whether what is left of a plan under way is better than stopping now and than every other plan."""
         if here.refused:
             return False
-        plan = here.way.plan
-        other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}))
+        plan = here.outline.plan
+        other = replace(self, facts=replace(self.facts, done=self.facts.done | {plan.key}), shared=self._tables)
         (then,) = other._sequels([here])
         rank = self._rank(here.quality + then.quality, self._utility(here, then))
         others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
@@ -130,25 +138,32 @@ class Optimisation:
     # --- one plan -------------------------------------------------------------------------------------------------
 
     @cached_property
+    def _tables(self) -> Tables:
+        return self.shared or Tables(self.belief, self.market)
+
+    @cached_property
     def _prospects(self) -> dict[str, Prospect]:
-        return dict(zip(self._begun, self._prospects_of(list(self._begun.values())), strict=True))
+        drawn = [self.facts.begun.get(key, 0) for key in self._begun]
+        return dict(zip(self._begun, self._prospects_of(list(self._begun.values()), *drawn), strict=True)) if drawn else {}
 
     @cached_property
     def _begun(self) -> dict[str, list[Outline]]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
         return {plan.key: list(self._wholes(plan, self.facts.begun.get(plan.key, 0))) for plan in fit}
 
-    def _prospects_of(self, plans: Sequence[Sequence[Outline]]) -> list[Prospect]:
+    def _prospects_of(self, plans: Sequence[Sequence[Outline]], *drawn: int) -> list[Prospect]:
         """Each plan as far as the limits are sure to allow, and of that as far as it is worth most: it may be given up at any stage."""
-        ways = [[whole.first(n) for whole in wholes for n in _lengths(len(whole.rows))] for wholes in plans]
-        within = [[way for way in some if not self._refused(way)] for some in ways]
-        looked_at = [some or every[:1] for some, every in zip(within, ways, strict=True)]
-        seen = iter(self._views([way for some in looked_at for way in some], self._now))
+        beginnings = [[way for whole in wholes for way in whole.beginnings] for wholes in plans]
+        within = [[way for way in some if not self._refused(way)] for some in beginnings]
+        looked_at = [some or every[:1] for some, every in zip(within, beginnings, strict=True)]
+        ways = [self._tables.way(way, n) for some, n in zip(looked_at, drawn, strict=True) for way in some]
+        endings, views = self._views(ways, self._now)
+        seen = iter([(way, ending, *view) for way, ending, view in zip(ways, endings[:, :, 0].T.tolist(), views, strict=True)])
         found = []
         for some, allowed in zip(looked_at, within, strict=True):
-            prospects = [Prospect(way, next(seen), self.belief.best, self._in_time(way)) for way in some]
+            prospects = [Prospect(*next(seen), self.belief.best, self._in_time(way)) for way in some]
             likeliest = max(prospects, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
-            found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.way)))
+            found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.outline)))
         return found
 
     def _now(self, grid: str) -> Start:
@@ -156,22 +171,23 @@ class Optimisation:
         best = self.belief.best_on(grid)
         return self.belief.weights_of(grid)[None], None if best is None else best[None]
 
-    def _views(self, ways: Sequence[Outline], start: Callable[[str], Start]) -> list[Outlook]:
-        """How each of them ends from each of the beliefs to start from; those on one grid, with as many bins of the score, are
-        taken together."""
+    def _views(self, ways: Sequence[Way], start: Callable[[str], Start]) -> tuple[Array, list[tuple[Outlook, int]]]:
+        """How each of them ends from each of the beliefs to start from, [4, P, F], and its place in which outlook; those on one grid, with
+        as many bins of the score, are taken together."""
         alike: dict[tuple[str, int], list[int]] = {}
         for i, way in enumerate(ways):
-            alike.setdefault((way.grid, len(way.stretches[0].kind.any) if way.stretches else 0), []).append(i)
-        found: dict[int, Outlook] = {}
-        for numbers in alike.values():
-            some = [ways[i] for i in numbers]
-            weights, so_far = start(some[0].grid)
-            if some[0].stretches:
-                views = outlooks(some, weights, so_far, self._stop_at(some, weights))
+            alike.setdefault((way.grid, len(way.points[0].under) if way.points else 0), []).append(i)
+        starts = {grid: start(grid) for grid, _ in alike}
+        places: dict[int, tuple[Outlook, int]] = {}
+        for (grid, scored), numbers in alike.items():
+            some, (weights, so_far) = [ways[i] for i in numbers], starts[grid]
+            if scored:
+                view = outlooks(some, weights, so_far, self._stop_at(some, weights))
             else:
-                views = [unscored(way, weights, so_far, self._draw_price(way)) for way in some]
-            found |= zip(numbers, views, strict=True)
-        return [found[i] for i in range(len(ways))]
+                view = unscored(some, weights, so_far, [self._draw_price(way.outline) for way in some])
+            places |= {i: (view, place) for place, i in enumerate(numbers)}
+        views = [places[i] for i in range(len(ways))]
+        return np.stack([view.ending[:, place] for view, place in views], axis=1), views
 
     def _refused(self, way: Outline) -> str:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve, where
@@ -192,7 +208,7 @@ class Optimisation:
         return no_reserve(self.facts, first_s, reserve, reserve_s)
 
     def _in_time(self, way: Outline) -> float:
-        return float(in_time(way.usual_s, way.worst[1], self.facts.left_s))
+        return chance_in_time(way.usual_s, way.worst[1], self.facts.left_s)
 
     @cached_property
     def _quickest_s(self) -> dict[str, float]:
@@ -217,34 +233,40 @@ class Optimisation:
         elif plan.verifier is None:
             yield from (self._whole(plan, drawn, equal(plan.n - drawn, m)) for m in BATCHES if m <= plan.n - drawn)
         else:
-            rounds = stages(plan, self.belief, self.market, self.facts, drawn, [m for m in BATCHES if m <= plan.n - drawn])
+            rounds = outline(plan, self.market, self.facts, drawn, [m for m in BATCHES if m <= plan.n - drawn]).rows
             affordable = [row for row in rounds if row.worst_usd <= self.facts.left_usd] or rounds[:1]
             for fastest in (affordable, affordable[2:], affordable[4:]):
                 if fastest:
-                    yield (found := self._whole(plan, drawn, self._batches(plan.backend, fastest, plan.n - drawn), rounds))
+                    yield (found := self._whole(plan, drawn, self._batches(plan.backend, fastest, plan.n - drawn)))
                     if found.worst[1] <= self.facts.left_s:
                         return
 
-    def _whole(self, plan: Plan, drawn: int, batches: Sequence[int] | None = None, known: Sequence[Stage] = ()) -> Outline:
-        sizes = {row.draws: row for row in known}
-        if batches is None or not sizes.keys() >= set(batches):
-            rows = stages(plan, self.belief, self.market, self.facts, drawn, batches)
-        else:
-            rows = [sizes[n] for n in batches]
-        return outline(plan, rows, self.belief, self.market, drawn, self.kinds)
+    def _whole(self, plan: Plan, drawn: int, batches: Sequence[int] | None = None) -> Outline:
+        return outline(plan, self.market, self.facts, drawn, batches)
 
     def _batches(self, backend: str, rounds: Sequence[Stage], n: int) -> list[int]:
         """The sizes of n answers' batches, out of those of `rounds`. Where nothing has a price, the fewest rounds."""
-        weights, so_far = self.belief.weights_of(backend), self.belief.best_on(backend)
-        weights = weights if so_far is None else weights * (1 - so_far)
         prices = {row.draws: self._price(row.cost_usd, row.latency_s) + EVEN_SO_USD * row.latency_s for row in rounds}
-        return cheapest(rounds[0].p, weights, n, prices)
+        return cheapest(self._all_wrong(backend, n), n, prices)
+
+    def _all_wrong(self, backend: str, n: int) -> list[float]:
+        """Chance that the best so far and the next 0, 1, ... answers are all wrong, for any plan of the policy and one of n."""
+        if len(self._wrong.get(backend, ())) <= n + BATCHES[-1]:
+            most = max([n, *(plan.n for plan in self.policy.plans if isinstance(plan, BestOfN) and plan.backend == backend)])
+            weights, so_far = self.belief.weights_of(backend), self.belief.best_on(backend)
+            weights = weights if so_far is None else weights * (1 - so_far)
+            self._wrong[backend] = all_wrong(self.belief.by_node(backend), weights, most + BATCHES[-1])
+        return self._wrong[backend]
+
+    @cached_property
+    def _wrong(self) -> dict[str, list[float]]:
+        return {}
 
     def _consider(self, plan: Plan, then: Sequel) -> Considered:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
         prospect = self._prospects[plan.key]
-        (cost, seconds), (cost_q95, seconds_q95) = prospect.mean, prospect.way.worst
+        (cost, seconds), (cost_q95, seconds_q95) = prospect.mean, prospect.outline.worst
         return Considered(
             plan,
             quality=prospect.quality + then.quality,
@@ -259,42 +281,53 @@ class Optimisation:
     def _sequels(self, firsts: Sequence[Prospect]) -> list[Sequel]:
         """For each of them, what the best other plan adds where it leaves the prompt open; how high its answer scored says which, or that
         none does. All firsts are taken together, each in its cases."""
-        found = [Sequel() for _ in firsts]
-        open_ = [i for i, first in enumerate(firsts) if first.way.plan.verifier is not None and first.view.open[0] >= OPEN_ENOUGH]
-        if not open_:
+        found, cases, others = [Sequel() for _ in firsts], list(self._left_open(firsts)), list(self._prospects.values())
+        if not cases or not others:
             return found
-        cases = [firsts[i].view.left_open(CASES) for i in open_]
-        of = np.repeat(open_, [len(share) for share, *_ in cases])
-        share, kept = (np.concatenate(each) for each in zip(*((s, (w * held).sum(axis=1)) for s, w, held in cases), strict=True))
+        of, share, kept = (np.concatenate([case[n] for case in cases]) for n in (1, 2, 3))
 
         def after(grid: str) -> Start:
-            carried = [self.belief.carried(w, held, firsts[i].way.grid, grid) for i, (_, w, held) in zip(open_, cases, strict=True)]
-            weights, so_far = (np.concatenate(parts) for parts in zip(*carried, strict=True))
-            return weights, so_far
+            carried = [self.belief.carried(weights, right, origin, grid) for origin, *_, weights, right in cases]
+            weights, right = (np.concatenate(parts) for parts in zip(*carried, strict=True))
+            return weights, right
 
-        others = list(self._prospects.values())
-        views = self._views([other.way for other in others], after)
-        may, chance = self._may_follow([firsts[i] for i in of], others)
-        gains = chance * (np.array([view.quality for view in views]).reshape(chance.shape) - kept)
-        adds = np.array([np.zeros((3, len(of))), *((g, v.cost_usd, v.latency_s) for g, v in zip(gains, views, strict=True))])
-        net = np.array([self._value(1.0), -self._price(1.0, 0.0), -self._price(0.0, 1.0)]) @ adds
-        step = _step(kept + adds[:, 0], self._floor)
-        step[1:][~may] = -1
+        endings, _ = self._views([other.way for other in others], after)
+        may, chance = self._may_follow(firsts, others)
+        adds = np.concatenate([np.zeros((3, 1, len(of))), endings[:3]], axis=1)
+        adds[0, 1:] = chance[:, of] * (adds[0, 1:] - kept)
+        net = np.tensordot([self._value(1.0), -self._price(1.0, 0.0), -self._price(0.0, 1.0)], adds, 1)
+        step = _step(kept + adds[0], self._floor)
+        step[1:][~may[:, of]] = -1
         best = np.where(step == step.max(axis=0), net, -np.inf).argmax(axis=0)
-        chosen = share * adds[best, :, np.arange(len(of))].T
-        for i in open_:
+        chosen = share * adds[:, best, np.arange(len(of))]
+        for i in set(of.tolist()):
             found[i] = Sequel(*chosen[:, of == i].sum(axis=1).tolist())
         return found
 
+    def _left_open(self, firsts: Sequence[Prospect]) -> Iterator[tuple[str, Ints, Array, Array, Array, Array]]:
+        """The cases in which they leave the prompt open, those on one grid together: the grid, which of `firsts` [G], the chance [G], that
+        the best answer is right [G], the belief [G, J], and that chance at each node."""
+        by_view: dict[int, list[int]] = {}
+        for i, first in enumerate(firsts):
+            if first.outline.plan.verifier is not None:
+                by_view.setdefault(id(first.view), []).append(i)
+        for some in by_view.values():
+            view = firsts[some[0]].view
+            of, share, weights, right = view.left_open(CASES, [firsts[i].place for i in some])
+            enough = np.bincount(of, share)[of] >= OPEN_ENOUGH
+            if enough.any():
+                share, weights, right = share[enough], weights[enough], right[enough]
+                yield view.ways[0].grid, np.array(some)[of[enough]], share, (weights * right).sum(axis=1), weights, right
+
     def _may_follow(self, firsts: Sequence[Prospect], others: Sequence[Prospect]) -> tuple[NDArray[np.bool_], Array]:
         """Whether each of the others may be run after each of the firsts, within the limits; and the chance that both end in time."""
-        before, after = (np.array([(*one.way.worst, one.way.usual_s) for one in some]).reshape(-1, 3).T for some in (firsts, others))
+        before, after = (np.array([(*one.outline.worst, one.outline.usual_s) for one in some]).T for some in (firsts, others))
         usd, worst_s, usual_s = after[:, :, None] + before[:, None]
-        late = np.array([not _is_held_back(other.way.plan) for other in others])[:, None]
+        late = np.array([not _is_held_back(other.outline.plan) for other in others])[:, None]
         fits = (usd <= self.facts.left_usd) & (np.where(late, worst_s, usual_s) <= self.facts.left_s)
-        others_than = np.array([[other.way.plan.key not in first.way.plan.covers for first in firsts] for other in others], dtype=bool)
+        others_than = np.array([[other.outline.plan.key not in first.outline.plan.covers for first in firsts] for other in others])
         excess_s = np.hypot(after[1, :, None] - after[2, :, None], before[1] - before[2])
-        return fits & others_than.reshape(fits.shape), in_time(usual_s, usual_s + excess_s, self.facts.left_s)
+        return fits & others_than, in_time(usual_s, usual_s + excess_s, self.facts.left_s)
 
     # --- worth ----------------------------------------------------------------------------------------------------
 
@@ -328,12 +361,11 @@ class Optimisation:
         below, row = bool(self.belief.evidence) and self.belief.best < self._floor, way.rows[0]
         return 0.0 if below else self._price(row.cost_usd, row.latency_s) / row.draws / max(self._value(1.0), 1e-15)
 
-    def _stop_at(self, ways: Sequence[Outline], weights: Array) -> Array:
+    def _stop_at(self, ways: Sequence[Way], weights: Array) -> Array:
         """The chance of being right from which another stage cannot pay: V * (1 - r) * P(the stage gives a right answer) < its price.
         Not below the floor. [P, F]."""
-        last = [way.stretches[-1] for way in ways]
-        helps = 1 - np.array([stretch.kind.misses(stretch.stage.draws) for stretch in last]) @ weights.T
-        prices = np.array([[self._price(stretch.stage.cost_usd, stretch.stage.latency_s)] for stretch in last])
+        helps = 1 - np.array([way.end.misses for way in ways]) @ weights.T
+        prices = np.array([[self._price(last.cost_usd, last.latency_s)] for last in (way.outline.rows[-1] for way in ways)])
         pays_to = 1 - prices / np.maximum(self._value(1.0) * helps, 1e-15)
         return np.minimum(np.maximum(pays_to, max(0.5, self._floor)), 0.995)
 
@@ -365,8 +397,3 @@ def _is_held_back(plan: Plan) -> bool:
 def _step(quality: Array | float, floor: float) -> NDArray[np.int64]:
     """How near it comes to the floor."""
     return np.asarray(np.minimum(quality, floor) / FLOOR_STEP + 1e-9).astype(np.int64)
-
-
-def _lengths(stages: int) -> list[int]:
-    """At which numbers of stages it is looked whether to give a plan up: 1, 4, 16, ... and all."""
-    return [*takewhile(lambda n: n < stages, (4**k for k in count())), stages]

@@ -4,84 +4,41 @@ A plan goes on from stage to stage until an answer's chance of being right reach
 in each of its stretches. Given the latent difficulty the draws are
 independent, so with h_jk the chance at node j that a draw's score falls in bin k, and H its sum up to k, the best of n draws falls in
 bin k with chance H_jk^n - H_j,k-1^n and is then right with chance q_jk = p_j * P(k | right) / h_jk. Source: the order statistics of
-best-of-n under an imperfect verifier. Stages that are alike and follow each other (a `Stretch`) have a closed form together.
+best-of-n under an imperfect verifier. Stages that are alike and follow each other (a stretch) have a closed form together.
 
 One decision looks at every plan after every other, so all beliefs that a plan may start from are taken together: F of them, with J nodes
-and K bins of the score.
+and K bins of the score. What is so at each node, whatever is believed, is in tables that all plans share (`Tables`); a belief is a row of
+weights, so what it makes of them is one product of matrices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import groupby
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from difficulty.belief import TINY, Array, Belief, Channel, Scores, logit
+from difficulty.belief import PLAIN, TINY, Array, Belief, Channel, Scores, logit
 from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
-from policies.forecast import Stage, draws_in, worst
-from policies.plans import BestOfN, Ensemble, Plan, TreeSearch
+from policies.forecast import Outline, Stage, draws_in
+from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
 Ints = NDArray[np.int64]
 NEVER = 1e-9
 """Below this chance a case is not looked at."""
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """How a plan ends from each of F beliefs."""
-
-    quality: Array
-    """Chance that the best answer is right, [F]."""
-    cost_usd: Array
-    """Expected, [F]."""
-    latency_s: Array
-    draws: Array
-    """Expected answers, [F]."""
-    weights: Array
-    """The belief before, [F, J]."""
-    under: Array
-    """Chance at each node that all scores are under the cut, [K + 1, J]."""
-    right: Array
-    """Chance at each node that the best answer is right if its score is in that bin, [K, J]."""
-    ends: Ints
-    """The bin from which a score ends the plan, [F]."""
-    keeps: Ints
-    """The bin under which the best answer so far is kept, [F]."""
-    so_far: Array | None = None
-    """Chance at each node that it is right, [F, J]."""
-
-    @cached_property
-    def open(self) -> Array:
-        """Chance that no answer reached `stop_at`, [F]."""
-        return np.asarray((self.weights * self.under[self.ends]).sum(axis=1))
-
-    def left_open(self, parts: int, f: int = 0) -> tuple[Array, Array, Array]:
-        """The cases, from one of the beliefs, in which no answer reached `stop_at`, apart by how high the best of them scored, in at most
-        so many of about the same chance: (that chance [G], the belief then [G, J], chance at each node that the best answer is right)."""
-        each = self.weights[f] * (self.under[1:] - self.under[:-1])[: self.ends[f]]
-        held = each * self.right[: self.ends[f]]
-        if self.so_far is not None:
-            held[: self.keeps[f]] = each[: self.keeps[f]] * self.so_far[f]
-        share = each.sum(axis=1)
-        part = (parts * (share.cumsum() - share / 2) / max(share.sum(), TINY)).astype(np.int64)
-        starts = np.flatnonzero(np.diff(part, prepend=-1))
-        each, held = np.add.reduceat(each, starts), np.add.reduceat(held, starts)
-        share = np.maximum(each.sum(axis=1), TINY)
-        likely = share > NEVER
-        each, held, share = each[likely], held[likely], share[likely]
-        return share, each / share[:, None], np.clip(held / np.maximum(each, TINY), 0, 1)
+# --- tables of what is so at each node, by bin [K, J] and by cut [K + 1, J], whose entry k is about scores under bin k -----------------
 
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """Scored draws that are alike, whatever is believed. Tables by bin are [K, J]; tables by cut [K + 1, J], whose entry k is about scores
-    under bin k, are made once for all plans that draw so."""
+    """Scored draws that are alike, whatever is believed."""
 
     p: Array
     """Chance at each node that a draw is right, [J]."""
@@ -91,7 +48,6 @@ class Kind:
     """Chance of that score, by bin."""
     right: Array
     """Chance that the best of a stage is right if it has that score, by bin."""
-    _misses: dict[int, Array] = field(default_factory=dict)
     _under: dict[int, Array] = field(default_factory=dict)
     _ends_right: dict[int, Array] = field(default_factory=dict)
 
@@ -99,144 +55,165 @@ class Kind:
     def of(cls, p: Array, ease: Array, scores: Scores) -> Kind:
         """Draws that are right with chance `p` on prompts that are so easy (`Belief.ease`), each [J]."""
         right, wrong = scores.likelihoods(ease)
-        if_right = p[:, None] * right
-        any_ = if_right + (1 - p)[:, None] * wrong
-        return cls(p, if_right.T, any_.T, (if_right / any_).T)
-
-    def misses(self, n: int) -> Array:
-        """Chance at each node that none of n draws is right, [J]."""
-        if n not in self._misses:
-            self._misses[n] = (1 - self.p) ** n
-        return self._misses[n]
-
-    @cached_property
-    def log_under(self) -> Array:
-        """Logarithm of the chance that a draw is under the cut."""
-        return np.log(np.maximum(_summed(self.any), TINY))
+        if_right = p * right.T
+        any_ = if_right + (1 - p) * wrong.T
+        return cls(p, if_right, any_, if_right / any_)
 
     def under(self, n: int) -> Array:
         """Chance that all of n draws are under the cut."""
         if n not in self._under:
-            self._under[n] = np.exp(n * self.log_under)
+            if n < 2:
+                self._under[n] = _lower(len(self.any)) @ self.any if n else np.ones((len(self.any) + 1, len(self.p)))
+            else:
+                half = self.under(n // 2)
+                self._under[n] = half * half * self.under(1) if n % 2 else half * half
         return self._under[n]
 
     def ends_right(self, n: int) -> Array:
         """Chance that the best of n draws reaches the cut and is right."""
         if n not in self._ends_right:
-            under = _right_under(self.under(n), self.right)
-            self._ends_right[n] = under[-1] - under
+            under = self.under(n)
+            self._ends_right[n] = (1 - _lower(len(self.any))) @ ((under[1:] - under[:-1]) * self.right)
         return self._ends_right[n]
 
-    def first(self, weights: Array, at: Array) -> Ints:
-        """From F beliefs, for each of the chances `at` [P, F] the first bin whose answers are right with it; K, if none is."""
-        chance = (weights @ self.if_right.T) / (weights @ self.any.T)
-        enough = chance >= at[..., None]
-        return np.asarray(np.where(enough.any(axis=-1), enough.argmax(axis=-1), chance.shape[1]))
+    def made(self, n: int, times: int) -> Array:
+        """Stages of n draws that are made, as expected, of so many that go on while all is under the cut: 1 + x + ... + x^(times - 1)."""
+        if times == 1:
+            return self.under(0)
+        half = times // 2
+        whole = self.made(n, half) * (1 + self.under(n * half))
+        return whole + self.under(n * (times - 1)) if times % 2 else whole
+
+    def first(self, weights: Array, best: Array, at: Array) -> tuple[Ints, Ints]:
+        """From F beliefs the first bin whose answers are right with a chance of `best` [F], and of each of `at` [P, F]; K, if none is."""
+        chance = np.full((len(weights), len(self.any) + 1), np.inf)
+        np.divide(weights @ self.if_right.T, weights @ self.any.T, out=chance[:, :-1])
+        return (chance >= best[:, None]).argmax(axis=-1), (chance >= at[..., None]).argmax(axis=-1)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Stages of one kind and size that follow each other."""
+@lru_cache(maxsize=64)
+def _lower(bins: int) -> Array:
+    """Sums what is by bin to what is under each cut, [K + 1, K]."""
+    return np.tri(bins + 1, bins, -1)
 
-    stage: Stage
-    times: int
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Where a plan stands at the end of one of its stretches."""
+
     kind: Kind
+    """Of the stretch."""
+    draws: int
+    """Of each of its stages."""
+    under: Array
+    """Chance that all scores so far are under the cut."""
+    made: Array
+    """Stages of the stretch that are made, as expected, if a score from the cut on ends the plan."""
+    done: Array
+    """Chance that one of these ends it with a right answer."""
 
-    @property
-    def tables(self) -> tuple[Array, Array, Array]:
-        """By cut: chance that a stage is under it, that all are, and that a stage ends with a right answer."""
-        draws = self.stage.draws
-        return self.kind.under(draws), self.kind.under(draws * self.times), self.kind.ends_right(draws)
+    @classmethod
+    def after(cls, before: Point | None, kind: Kind, draws: int, times: int) -> Point:
+        """So many stages of so many draws later; `before` is None at the start."""
+        under, made = kind.under(draws * times), kind.made(draws, times)
+        if before is not None:
+            under, made = before.under * under, before.under * made
+        return cls(kind, draws, under, made, made * kind.ends_right(draws))
+
+    @cached_property
+    def misses(self) -> Array:
+        """Chance at each node that no draw of a stage is right, [J]."""
+        return np.asarray((1 - self.kind.p) ** self.draws)
+
+    @cached_property
+    def step(self) -> Array:
+        """Chance that the best score is in the bin."""
+        return self.under[1:] - self.under[:-1]
+
+    @cached_property
+    def held(self) -> Array:
+        """The same, and the answer right."""
+        return self.step * self.kind.right
 
 
 @dataclass(frozen=True)
-class Outline:
-    """A plan as it could be run now: its stages, those that are alike together. Without a verifier there are no stretches."""
+class Way:
+    """A plan as it could be run now, with what is so at each node of its grid."""
 
-    plan: Plan
-    rows: Sequence[Stage]
-    stretches: Sequence[Stretch]
-    votes: Votes
+    outline: Outline
+    grid: str
+    """Of its tables: its backend's, or the shared one of several."""
+    points: Sequence[Point] = ()
+    """The ends of its stretches; none without a verifier."""
+    votes: Votes = field(default_factory=Votes)
+    alone: Array | None = None
+    """Without a verifier: chance at each node that its answer is right, or of several backends that their vote is, [J]."""
     tally: Tally | None = None
     """How its vote stands, if it is under way."""
     leader: Array | None = None
     """Chance at each node that the vote's leader is right, [J]."""
-    pooled: Array | None = None
-    """The same of the vote of several backends, before it is held."""
-    grid: str = ""
-    """The grid of its tables: its backend's, or the shared one of several."""
 
     @cached_property
-    def worst(self) -> tuple[float, float]:
-        """(US dollars, seconds) at the 95th percentile if no stage ends early."""
-        return worst(self.rows)
-
-    @cached_property
-    def usual_s(self) -> float:
-        """Seconds if no stage ends early and each takes what it usually does; what was never timed counts as 0 s."""
-        return sum(row.latency_s for row in self.rows if row.worst_s)
-
-    @cached_property
-    def kinds(self) -> Sequence[Kind]:
-        """Of its stretches, each once, in order."""
-        return list(dict.fromkeys(stretch.kind for stretch in self.stretches))
-
-    def first(self, n: int) -> Outline:
-        """Its first n stages."""
-        if n == len(self.rows):
-            return self
-        left, kept = n, []
-        for stretch in self.stretches:
-            if left > 0:
-                kept.append(Stretch(stretch.stage, min(left, stretch.times), stretch.kind))
-            left -= stretch.times
-        return replace(self, rows=self.rows[:n], stretches=kept)
+    def end(self) -> Point:
+        """Where it stands at its end; what nothing scores is in one bin."""
+        if self.alone is None:
+            return self.points[-1]
+        return Point.after(None, Kind(self.alone, self.alone[None], np.ones((1, len(self.alone))), self.alone[None]), 1, 1)
 
 
-Kinds = dict[tuple[int, str], Kind]
-"""By the identity of their chances, and the verifier."""
+@dataclass(frozen=True)
+class Tables:
+    """All that the plans of one decision share, made when it is asked for."""
 
+    belief: Belief
+    market: Market
+    _kinds: dict[tuple[Any, ...], Kind] = field(default_factory=dict)
+    _points: dict[tuple[Point | None, Kind, int, int], Point] = field(default_factory=dict)
 
-def outline(plan: Plan, rows: Sequence[Stage], belief: Belief, market: Market, drawn: int = 0, kinds: Kinds | None = None) -> Outline:
-    """A plan of these stages, or what is left of it after `drawn` answers; `kinds` are those that other plans have made."""
-    if isinstance(plan, Ensemble):
-        return _ensemble(plan, rows, belief, market)
-    votes, kinds, grid = market.curves.votes_of(plan.backend), {} if kinds is None else kinds, belief.grid(plan.backend)
-    if isinstance(plan, TreeSearch):
-        (stage,) = rows
-        return Outline(plan, rows, [Stretch(stage, 1, _searched(plan, belief, market))], votes, grid=grid)
-    if plan.verifier is None:
+    def way(self, outline: Outline, drawn: int = 0) -> Way:
+        """A plan, or what is left of it after `drawn` answers."""
+        plan, belief, curves = outline.plan, self.belief, self.market.curves
+        if plan.verifier is not None and not (isinstance(plan, Ensemble) and plan.select == "majority"):
+            grid = "" if isinstance(plan, Ensemble) else belief.grid(plan.backend)
+            return Way(outline, grid, self._along(outline))
+        if isinstance(plan, Ensemble):
+            [stage] = outline.rows
+            return Way(outline, "", alone=vote(belief, dict(stage.parts), curves.votes_of, weighted=plan.select == "weighted"))
+        votes, grid, p = curves.votes_of(plan.backend), belief.grid(plan.backend), outline.rows[0].p(belief)
         seen = belief.evidence[-1] if drawn and belief.evidence else None
         if seen is None or seen.votes is None:
-            return Outline(plan, rows, (), votes, grid=grid)
-        return Outline(plan, rows, (), votes, seen.votes, belief.right_by_node(seen), grid=grid)
-    found = []
-    for _, alike in groupby(rows, key=lambda row: (id(row.p), row.draws, row.cost_usd)):
-        run = list(alike)
-        key = id(run[0].p), plan.verifier
-        if key not in kinds:
-            scores = market.curves.scores_of(plan.verifier)
-            kinds[key] = Kind.of(run[0].p, belief.ease(plan.backend, scores.shared), scores)
-        found.append(Stretch(run[0], len(run), kinds[key]))
-    return Outline(plan, rows, found, votes, grid=grid)
+            return Way(outline, grid, (), votes, p)
+        return Way(outline, grid, (), votes, p, seen.votes, belief.right_by_node(seen))
+
+    def _along(self, outline: Outline) -> Sequence[Point]:
+        found: list[Point] = []
+        for stage, times in outline.stretches:
+            key = found[-1] if found else None, self._kind(outline.plan, stage), stage.draws, times
+            if key not in self._points:
+                self._points[key] = Point.after(*key)
+            found.append(self._points[key])
+        return found
+
+    def _kind(self, plan: Plan, stage: Stage) -> Kind:
+        assert plan.verifier is not None, "nothing scores it"
+        key = isinstance(plan, TreeSearch), stage.backend, stage.channel, stage.parts, plan.verifier
+        if key not in self._kinds:
+            scores = self.market.curves.scores_of(plan.verifier)
+            if isinstance(plan, TreeSearch):
+                plain = self._kind(Single(backend=plan.backend, verifier=plan.verifier), replace(stage, channel=PLAIN))
+                self._kinds[key] = _searched(plain, draws_in(stage, self.belief))
+            elif stage.parts:
+                self._kinds[key] = _mixed(stage, self.belief, scores)
+            else:
+                self._kinds[key] = Kind.of(stage.p(self.belief), self.belief.ease(stage.backend, scores.shared), scores)
+        return self._kinds[key]
 
 
-def _ensemble(plan: Ensemble, rows: Sequence[Stage], belief: Belief, market: Market) -> Outline:
-    """One stage: a vote, which a plain majority is also beside a verifier; else the best by the verifier."""
-    (stage,), votes = rows, Votes()
-    if plan.verifier is None or plan.select == "majority":
-        pooled = vote(belief, dict(stage.parts), market.curves.votes_of, weighted=plan.select == "weighted")
-        return Outline(plan, rows, (), votes, pooled=pooled)
-    return Outline(plan, rows, [Stretch(stage, 1, _mixed(stage, belief, market.curves.scores_of(plan.verifier)))], votes)
-
-
-def _searched(plan: TreeSearch, belief: Belief, market: Market) -> Kind:
+def _searched(plain: Kind, draws: Array) -> Kind:
     """A search's answer, as the best of the plain draws that it is worth. The verifier led it, so more of its answers score high, right or
     wrong; but what a score says of one of them is what it says of any."""
-    scores = market.curves.scores_of(plan.verifier)
-    plain = Kind.of(belief.by_node(plan.backend), belief.ease(plan.backend, scores.shared), scores)
-    worth = np.exp(plain.log_under * draws_in(plan, belief, market))
-    return replace(plain, _under={0: plain.under(0), 1: worth})
+    worth = np.exp(np.log(np.maximum(plain.under(1), TINY)) * draws)
+    return replace(plain, _under={0: plain.under(0), 1: worth}, _ends_right={})
 
 
 def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
@@ -249,104 +226,149 @@ def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
         mine = order // bins == number
         each = np.zeros((len(likely), len(belief.weights_of(name))))
         each[mine] = kinds[name].any[order[mine] % bins]
-        whole = _summed(each) ** n
+        whole = (_lower(len(likely)) @ each) ** n
         under = under * belief.shared(name, whole)
-        step, held = whole[1:] - whole[:-1], np.zeros_like(each)
+        step, held = np.diff(whole, axis=0), np.zeros_like(each)
         held[mine] = kinds[name].right[order[mine] % bins]
         right.append(belief.shared(name, step * held) / np.where(mine[:, None], np.maximum(belief.shared(name, step), TINY), 1.0))
     all_right, all_any = (
         np.concatenate([belief.shared(name, getattr(kind, of)) for name, kind in kinds.items()])[order] for of in ("if_right", "any")
     )
-    return Kind(stage.p, all_right, all_any, np.sum(right, axis=0), _under={0: np.ones_like(under), stage.draws: under})
+    return Kind(stage.p(belief), all_right, all_any, np.sum(right, axis=0), _under={0: np.ones_like(under), stage.draws: under})
 
 
-def outlooks(plans: Sequence[Outline], weights: Array, so_far: Array | None, stop_at: Array) -> list[Outlook]:
-    """Of P plans of one grid whose scores have the same bins, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best
-    answer so far right at each node with chance `so_far` [F, J] (None: there is no answer)."""
+# --- how plans end from what is believed ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How P plans of one grid, whose scores have as many bins, end from each of F beliefs."""
+
+    ways: Sequence[Way]
+    weights: Array
+    """The beliefs before, [F, J]."""
+    so_far: Array | None
+    """Chance at each node that the best answer so far is right, [F, J]; None where there is no answer."""
+    ending: Array
+    """Chance that the best answer is right, US dollars, seconds and answers, as expected: [4, P, F]."""
+    ends: Ints
+    """The bin from which a score ends a plan, [P, F]."""
+    keeps: Ints
+    """The bin under which the best answer so far is kept, [P, F]."""
+
+    @property
+    def quality(self) -> Array:
+        """[P, F], as those below."""
+        return np.asarray(self.ending[0])
+
+    @property
+    def cost_usd(self) -> Array:
+        """Expected."""
+        return np.asarray(self.ending[1])
+
+    @property
+    def latency_s(self) -> Array:
+        """Expected."""
+        return np.asarray(self.ending[2])
+
+    @property
+    def draws(self) -> Array:
+        """Expected."""
+        return np.asarray(self.ending[3])
+
+    def left_open(self, parts: int, plans: Sequence[int] = (0,)) -> tuple[Ints, Array, Array, Array]:
+        """The cases, of some of the plans from the first belief, in which no answer reached `stop_at`, apart by how high the best of them
+        scored, in at most so many of about the same chance: (place in `plans` [G], that chance [G], the belief then [G, J], chance at each
+        node that the best answer is right)."""
+        (before, *_), last = self.weights, [self.ways[p].end for p in plans]
+        step, held, bins = np.array([point.step for point in last]), np.array([point.held for point in last]), np.arange(len(last[0].step))
+        left = bins < self.ends[plans, :1]
+        share = np.where(left, step @ before, 0.0)
+        part = (parts * (share.cumsum(axis=1) - share / 2) / np.maximum(share.sum(axis=1), TINY)[:, None]).astype(np.int64)
+        taken = (left[:, None] & (part[:, None] == np.arange(parts)[:, None])).astype(np.float64)
+        each = taken @ step
+        if self.so_far is None:
+            right = taken @ held
+        else:
+            kept = taken * (bins < self.keeps[plans, :1])[:, None]
+            right = (kept @ step) * self.so_far[0] + (taken - kept) @ held
+        case = np.nonzero((share := each @ before) > NEVER)
+        each, right, share = each[case] * before, right[case] * before, share[case]
+        return case[0], share, each / share[:, None], np.clip(right / np.maximum(each, TINY), 0, 1)
+
+
+def outlooks(ways: Sequence[Way], weights: Array, so_far: Array | None, stop_at: Array) -> Outlook:
+    """Of P scored plans, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best answer so far right at each node with
+    chance `so_far` [F, J] (None: there is no answer)."""
     best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
-    ends, keeps = _cuts(plans, weights, best, np.maximum(stop_at, best))
-    going = np.ones((*stop_at.shape, weights.shape[1]))
-    done, spent = np.zeros_like(going), np.zeros((3, *stop_at.shape))
-    under = np.ones((len(plans), *plans[0].stretches[0].kind.under(0).shape))
-    for number in range(max(len(plan.stretches) for plan in plans)):
-        have = [p for p, plan in enumerate(plans) if len(plan.stretches) > number]
-        stretches, at, this = [plans[p].stretches[number] for p in have], ends[have], np.arange(len(have))[:, None]
-        once, whole, right = (np.array(tables) for tables in zip(*(stretch.tables for stretch in stretches), strict=True))
-        prices = np.array([(s.stage.cost_usd, s.stage.latency_s, float(s.stage.draws)) for s in stretches])
-        made = going[have] * _geometric(once[this, at], whole[this, at], np.array([[[float(s.times)]] for s in stretches]))
-        spent[:, have] += prices.T[:, :, None] * (weights * made).sum(axis=-1)
-        done[have] += made * right[this, at]
-        going[have] *= whole[this, at]
-        under[have] *= whole
-    this = np.arange(len(plans))[:, None]
-    rights = np.array([plan.stretches[-1].kind.right for plan in plans])
-    holds = _right_under(under, rights)
-    kept = holds[this, ends] - holds[this, keeps]
+    ends, keeps = _cuts(ways, weights, best, np.maximum(stop_at, best))
+    place = {point: i for i, point in enumerate(dict.fromkeys(point for way in ways for point in way.points))}
+    each = np.arange(len(weights))
+    low, high = int(ends.min()), int(ends.max()) + 1
+    made, done = (_mean([getattr(point, of)[low:high] for point in place], weights) for of in ("made", "done"))
+    at = np.array([place[point] for way in ways for point in way.points])[:, None]
+    cut = np.repeat(ends, [len(way.points) for way in ways], axis=0) - low
+    prices = np.concatenate([way.outline.prices for way in ways], axis=1)[:, :, None]
+    sums = np.concatenate([done[at, cut, each][None], prices * made[at, cut, each]])
+    ending = np.add.reduceat(sums, np.cumsum([0, *(len(way.points) for way in ways[:-1])]), axis=1)
+    number = {point: i for i, point in enumerate(dict.fromkeys(way.end for way in ways))}
+    last = np.array([number[way.end] for way in ways])[:, None]
+    holds = _lower(len(ways[0].end.step)) @ _mean([point.held for point in number], weights)
+    ending[0] += holds[last, ends, each] - holds[last, keeps, each]
     if so_far is not None:
-        kept += under[this, keeps] * so_far
-    quality = (weights * (done + kept)).sum(axis=-1)
-    return [
-        Outlook(quality[p], spent[0, p], spent[1, p], spent[2, p], weights, under[p], rights[p], ends[p], keeps[p], so_far)
-        for p in range(len(plans))
-    ]
+        ending[0] += _mean([point.under for point in number], weights * so_far)[last, keeps, each]
+    return Outlook(ways, weights, so_far, ending, ends, keeps)
 
 
-def outlook(plan: Outline, weights: Array, so_far: Array | None, stop_at: Array, draw_price: float = 0.0) -> Outlook:
-    """Of one plan: with a verifier it ends at `stop_at` [F]; a vote by `draw_price`, a sample's over what a right answer is worth."""
-    if not plan.stretches:
-        return unscored(plan, weights, so_far, draw_price)
-    return outlooks([plan], weights, so_far, stop_at[None])[0]
+def outlook(way: Way, weights: Array, so_far: Array | None, stop_at: Array) -> Outlook:
+    """Of one plan, as it is run where only a chance `stop_at` [F] ends it and a vote is held whole."""
+    return outlooks([way], weights, so_far, stop_at[None]) if way.points else unscored([way], weights, so_far, [0.0])
 
 
-def _cuts(plans: Sequence[Outline], weights: Array, best: Array, stop_at: Array) -> tuple[Ints, Ints]:
+def _mean(tables: Sequence[Array], weights: Array) -> Array:
+    """Q tables [K, J] as F beliefs see them: [Q, K, F]."""
+    found = np.concatenate(tables) @ weights.T
+    return found.reshape(len(tables), -1, len(weights))
+
+
+def _cuts(ways: Sequence[Way], weights: Array, best: Array, stop_at: Array) -> tuple[Ints, Ints]:
     """For each plan and belief: the bin from which a score ends it, in each of its stretches; and the bin from which the last stretch's
     answer is likelier right than the best so far. Each [P, F]."""
     ends, keeps = np.zeros((2, *stop_at.shape), dtype=np.int64)
-    for kind in {stretch.kind for plan in plans for stretch in plan.stretches}:
-        draws, last = ([kind in kinds for kinds in of] for of in ([p.kinds for p in plans], [p.kinds[-1:] for p in plans]))
-        ends[draws] = np.maximum(ends[draws], kind.first(weights, stop_at[draws]))
-        keeps[last] = kind.first(weights, best)
+    kinds = [[point.kind for point in way.points] for way in ways]
+    for kind in {kind for some in kinds for kind in some}:
+        draws = [p for p, some in enumerate(kinds) if kind in some]
+        last = [p for p in draws if kinds[p][-1] is kind]
+        keep, end = kind.first(weights, best, stop_at[draws])
+        ends[draws], keeps[last] = np.maximum(ends[draws], end), keep
     return ends, np.minimum(keeps, ends)
 
 
-def _summed(each: Array) -> Array:
-    """Sums of [..., K, J] by bin as a table by cut [..., K + 1, J]: nothing is under the first."""
-    under = np.zeros((*each.shape[:-2], each.shape[-2] + 1, each.shape[-1]))
-    np.cumsum(each, axis=-2, out=under[..., 1:, :])
-    return under
+def unscored(ways: Sequence[Way], weights: Array, so_far: Array | None, prices: Sequence[float]) -> Outlook:
+    """Of P plans without a verifier. Only a vote ends early, by a sample's price over what a right answer is worth; the new answer is kept
+    if it is likelier right than the one so far."""
+    best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
+    ending = np.empty((4, len(ways), len(weights)))
+    for p, (way, price) in enumerate(zip(ways, prices, strict=True)):
+        ending[0, p], reached = _voted(way, weights, price)
+        ending[1:, p] = (np.array([(row.cost_usd, row.latency_s, float(row.draws)) for row in way.outline.rows]).T @ reached)[:, None]
+    keeps = (ending[0] <= best).astype(np.int64)
+    ending[0] = np.maximum(ending[0], best)
+    return Outlook(ways, weights, so_far, ending, np.ones_like(keeps), keeps)
 
 
-def _right_under(under: Array, right: Array) -> Array:
-    """By cut: chance that the best score is under it and the answer right; from the chance that it is under it."""
-    return _summed((under[..., 1:, :] - under[..., :-1, :]) * right)
-
-
-def _geometric(x: Array, x_to_n: Array, n: Array) -> Array:
-    """1 + x + ... + x^(n-1)."""
-    near = x > 1 - 1e-9
-    return np.asarray(np.where(near, n, (1 - x_to_n) / np.where(near, 1.0, 1 - x)))
-
-
-def unscored(plan: Outline, weights: Array, so_far: Array | None, price: float) -> Outlook:
-    """Without a verifier only a vote ends early; the new answer is kept if it is likelier right than the one so far."""
-    alone = plan.rows[0].p if plan.pooled is None else plan.pooled
-    right, reached = np.broadcast_to(alone, weights.shape), np.ones(len(plan.rows))
-    if isinstance(plan.plan, BestOfN):
-        n = sum(row.draws for row in plan.rows)
-        course = plan.votes.course(plan.tally, n, plan.rows[0].draws, price)
-        reached = np.array(course.reached)
-        right = np.broadcast_to(_majority(plan.rows[0].p, plan.votes, n), weights.shape)
-        if plan.leader is not None:  # what the leader of a vote under way lacks is made up alike at every node
-            lacks = 1 - (weights @ plan.leader)[:, None]
-            right = plan.leader + (1 - plan.leader) * np.minimum(1.0, course.gain / np.maximum(lacks, 1e-9))
-    if so_far is not None:
-        better = (weights * right).sum(axis=1) > (weights * so_far).sum(axis=1)
-        right = np.where(better[:, None], right, so_far)
-    spent = np.array([[row.cost_usd, row.latency_s, float(row.draws)] for row in plan.rows]).T @ reached
-    usd, seconds, draws = np.repeat(spent[:, None], len(weights), axis=1)
-    one_bin = np.stack([np.zeros(weights.shape[1]), np.ones(weights.shape[1])])
-    ends = np.ones(len(weights), dtype=np.int64)
-    return Outlook((weights * right).sum(axis=1), usd, seconds, draws, weights, one_bin, one_bin[1:], ends, ends, right)
+def _voted(way: Way, weights: Array, price: float) -> tuple[Array, Sequence[float]]:
+    """Chance that its answer is right, [F], and that each of its stages is made."""
+    assert way.alone is not None, "nothing scores it"
+    rows = way.outline.rows
+    if not isinstance(way.outline.plan, BestOfN):
+        return weights @ way.alone, [1.0] * len(rows)
+    n = sum(row.draws for row in rows)
+    course = way.votes.course(way.tally, n, rows[0].draws, price)
+    if way.leader is None:
+        return weights @ _majority(way.alone, way.votes, n), course.reached
+    led = weights @ way.leader  # what the leader of a vote under way lacks is made up alike at every node
+    return led + (1 - led) * np.minimum(1.0, course.gain / np.maximum(1 - led, 1e-9)), course.reached
 
 
 def _majority(p: Array, votes: Votes, n: int) -> Array:

@@ -9,9 +9,9 @@ import numpy as np
 from difficulty.belief import Belief
 from policies.batches import UNPRICED
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
-from policies.forecast import stages
+from policies.forecast import outline
 from policies.limits import over_limits, unfit
-from policies.outlook import outline, outlook
+from policies.outlook import Tables, outlook
 from policies.plans import BestOfN, Plan, Single
 from policies.policy import Rule, Rules
 
@@ -65,11 +65,10 @@ class RuleBook:
     def _consider(self, plan: Plan) -> Considered:
         if reason := unfit(plan, self.facts):
             return Considered(plan, refused=reason)
-        rows = stages(plan, self.belief, self.market, self.facts)
-        way = outline(plan, rows, self.belief, self.market)
+        way = Tables(self.belief, self.market).way(outline(plan, self.market, self.facts))
         best = self.belief.best_on(way.grid)
         view = outlook(way, self.belief.weights_of(way.grid)[None], None if best is None else best[None], np.array([self._aim]))
-        (cost_q95, seconds_q95), quality, cost, seconds = way.worst, *(float(of[0]) for of in (view.quality, view.cost_usd, view.latency_s))
+        (cost_q95, seconds_q95), (quality, cost, seconds, _) = way.outline.worst, view.ending[:, 0, 0].tolist()
         refused = over_limits(self.facts, cost_q95, seconds_q95, plan)
         return Considered(plan, quality, cost, cost_q95, seconds, seconds_q95, refused=refused)
 

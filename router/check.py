@@ -130,10 +130,9 @@ def _written_price(options: Any) -> Price | None:
 def _worst_cases(config: Config, market: Market) -> Table:
     title = f"worst case (95 %) of a prompt of {TYPICAL_INPUT_TOKENS} tokens"
     table = Table("policy", "plan", "at most $", "at most s", title=title, title_justify="left")
-    belief = Belief(dict.fromkeys(config.backends, (0.0, 1.0)))
     for name, policy in config.policies.items():
         for plan in policy.all_plans:
-            cost, seconds = worst(stages(plan, belief, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
+            cost, seconds = worst(stages(plan, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
             known = market.curves.latency.keys() >= set(plan.backends)
             table.add_row(name, plan.key, f"{cost:.6f}" if cost else "no price", f"{seconds:.2f}" if known else "never timed")
     return table
@@ -141,11 +140,11 @@ def _worst_cases(config: Config, market: Market) -> Table:
 
 def _budgets(config: Config, market: Market) -> Iterator[str]:
     """What each budget over time buys, and what is the most that can be spent."""
-    belief, facts = Belief(dict.fromkeys(config.backends, (0.0, 1.0))), Facts(input_tokens=TYPICAL_INPUT_TOKENS)
+    facts = Facts(input_tokens=TYPICAL_INPUT_TOKENS)
     for name, policy in config.policies.items():
         if (objective := objective_of(policy)) is None:
             continue
-        costs = [worst(stages(plan, belief, market, facts))[0] for plan in policy.all_plans]
+        costs = [worst(stages(plan, market, facts))[0] for plan in policy.all_plans]
         cheapest, most = min(costs), policy.limits.cost_usd or max(costs)
         enough = f", enough for {objective.budget_usd / cheapest:,.0f} requests that all get the cheapest plan" if cheapest else ""
         end = f"then at most ${cheapest:.6f} a request" if objective.when_spent == "cheapest" else "then nothing"

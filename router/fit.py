@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from adapters.answers import normalise
-from difficulty.belief import EASE, PRIOR, Array, Belief, Channel, Scores
+from difficulty.belief import EASE, Array, Channel, Scores
 from difficulty.conversation import conversation_text
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import FitError
@@ -162,14 +162,13 @@ class CurveFit:
     def _with_factors(self, curves: Curves) -> Curves:
         """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums."""
         market = replace(self.market, curves=curves)
-        belief = Belief(dict.fromkeys(self.features, (0.0, 0.0)), PRIOR)
         fits = dict(curves.plans)
         for plan in (p for p in self.plans if p.key in fits):
             seen, said = np.zeros(2), np.zeros(2)
             for row in self.rows:
                 for trace in (t for t in row["traces"] if t["plan"] == plan.key and not t.get("failed")):
                     tokens = next(c[3] for c in next(iter(samples(row).values()))["calls"])
-                    forecast = stages(plan, belief, market, Facts(input_tokens=tokens))
+                    forecast = stages(plan, market, Facts(input_tokens=tokens))
                     seen += [trace["cost_usd"], trace["latency_s"]]
                     said += [sum(s.cost_usd for s in forecast), sum(s.latency_s for s in forecast)]
             ratio = np.where(said > 0, seen / np.maximum(said, 1e-12), 1.0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from difficulty.belief import Evidence
 from difficulty.votes import Tally
-from policies.batches import BATCHES, cheapest, equal
+from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.decide import next_draws
 from policies.facts import Facts, Market
 from policies.optimise import Optimisation
@@ -40,7 +40,7 @@ def first(
 def test_tries_that_are_alike_cost_the_least_until_one_is_right(p: float, round_usd: float) -> None:
     """Of all sizes, batch after batch, the one that is chosen has the lowest expected price of a right answer."""
     prices = {m: round_usd + m for m in BATCHES}
-    chosen = cheapest(np.array([p]), np.ones(1), 10**3, prices)[0]
+    chosen = cheapest(all_wrong(np.array([p]), np.ones(1), 10**3 + 16), 10**3, prices)[0]
     until_right = {m: sum((round_usd + m) * (1 - p) ** (m * k) for k in range(3000)) for m in BATCHES}
     assert until_right[chosen] == pytest.approx(min(until_right.values()))
 
@@ -50,7 +50,7 @@ def test_tries_that_are_alike_cost_the_least_until_one_is_right(p: float, round_
 def test_batches_add_up_and_grow_while_all_is_wrong(n: int, ease: float) -> None:
     """All n are drawn, none twice; failures say that the prompt is hard, so that no batch but the last is smaller than the one before."""
     b = belief(ease)
-    sizes = cheapest(1 / (1 + np.exp(-b.logits["small"])), b.weights, n, {m: 3.0 + m for m in BATCHES})
+    sizes = cheapest(all_wrong(b.by_node("small"), b.weights, n + 16), n, {m: 3.0 + m for m in BATCHES})
     assert sum(sizes) == n == sum(equal(n, 4))
     assert sizes[:-1] == sorted(sizes[:-1])
 

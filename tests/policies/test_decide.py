@@ -131,7 +131,7 @@ def test_with_an_answer_in_hand_a_scored_step_need_only_usually_be_in_time() -> 
         return decision.plan, list(decision.considered)
 
     _, (first, second) = look(60.0)
-    usual_s = stages(first.plan, belief(0.0), MARKET, FACTS)[0].latency_s
+    usual_s = stages(first.plan, MARKET, FACTS)[0].latency_s
     for deadline_s, refused in ((second.latency_q95_s * 0.99, [False, True]), (usual_s * 0.99, [True, True])):
         assert [bool(c.refused) for c in look(deadline_s)[1]] == refused
     soon = usual_s * 1.05

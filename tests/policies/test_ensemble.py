@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from difficulty.belief import NODES, PRIOR, Belief
 from policies.decide import decide
 from policies.facts import Facts, Market, NothingToRun
-from policies.forecast import stages, worst
+from policies.forecast import outline, stages, worst
 from policies.limits import unfit
-from policies.outlook import Outlook, outline, outlook
+from policies.outlook import Outlook, Tables, outlook
 from policies.plans import Ensemble, Plan, Single
 from policies.policy import Optimiser, Policy, Worth
 from tests.policies.conftest import CURVES, PRICES, belief
@@ -27,8 +27,8 @@ VOTED = Ensemble(members=MEMBERS)
 
 
 def look(plan: Plan, ease: float = 0.0, facts: Facts = FACTS) -> Outlook:
-    rows = stages(plan, belief(ease), MARKET, facts)
-    return outlook(outline(plan, rows, belief(ease), MARKET), belief(ease).weights[None], None, np.array([0.9]))
+    way = Tables(belief(ease), MARKET).way(outline(plan, MARKET, facts))
+    return outlook(way, belief(ease).weights[None], None, np.array([0.9]))
 
 
 def a_policy(*plans: Plan, value: float = 1e-2, **more: Any) -> Optimiser:
@@ -92,9 +92,9 @@ def test_a_scored_pool_is_forecast_as_a_simulation_plays_it(ease: float) -> None
 
 def test_a_pool_is_paid_whole_and_takes_as_long_as_its_slowest() -> None:
     """Costs and worst costs of the members add up, mean and worst seconds are the larger ones; all samples count as drawn."""
-    (whole,) = stages(SCORED, belief(0), MARKET, FACTS)
-    alone = [stages(Single(backend=name, verifier="reward"), belief(0), MARKET, FACTS)[0] for name in ("small", "large")]
-    parts = [stages(SCORED, belief(0), MARKET, replace(FACTS, down=frozenset({name})))[0] for name in ("large", "small")]
+    (whole,) = stages(SCORED, MARKET, FACTS)
+    alone = [stages(Single(backend=name, verifier="reward"), MARKET, FACTS)[0] for name in ("small", "large")]
+    parts = [stages(SCORED, MARKET, replace(FACTS, down=frozenset({name})))[0] for name in ("large", "small")]
     assert whole.cost_usd == pytest.approx(sum(part.cost_usd for part in parts))
     assert whole.worst_usd == pytest.approx(sum(part.worst_usd for part in parts))
     assert (whole.latency_s, whole.worst_s) == (alone[1].latency_s, alone[1].worst_s)
@@ -116,7 +116,8 @@ def test_how_it_selects_changes_what_it_is_worth() -> None:
     """By heads four samples of the small one outvote the large one; by weight they do not; a verifier's word is worth more still."""
 
     def worth(select: str, verifier: str | None = None) -> float:
-        return float(look(TypeAdapter(Ensemble).validate_python({"members": MEMBERS, "select": select, "verifier": verifier})).quality[0])
+        plan = TypeAdapter(Ensemble).validate_python({"members": MEMBERS, "select": select, "verifier": verifier})
+        return float(look(plan).quality[0, 0])
 
     assert worth("majority") < worth("weighted") < worth("best", "reward") == worth("weighted", "reward")
     assert worth("majority", "reward") == worth("majority")  # the scores are seen, but heads decide
@@ -155,7 +156,7 @@ def test_one_sample_each_is_no_repetition() -> None:
 def test_limits_hold_for_all_of_it() -> None:
     """The sum of its members must be payable and the slowest in time; the reason names what is over."""
     policy = a_policy(VOTED)
-    worst_usd, worst_s = worst(stages(VOTED, belief(0), MARKET, FACTS))
+    worst_usd, worst_s = worst(stages(VOTED, MARKET, FACTS))
     for facts, reason in (({"ceiling_usd": worst_usd * 0.9}, "may cost"), ({"ceiling_usd": worst_usd, "deadline_s": 0.05}, "may take")):
         with pytest.raises(NothingToRun, match=reason):
             decide(policy, MARKET, replace(FACTS, **facts), belief(0))
@@ -165,7 +166,7 @@ def test_limits_hold_for_all_of_it() -> None:
 def test_several_at_once_need_no_other_in_reserve() -> None:
     """A single first step must leave time for the other backend, should it fail; an ensemble has it at work already."""
     plans = (Single(backend="large", verifier="reward"), Single(backend="large"), Single(backend="small"), VOTED)
-    seconds = sum(stages(plan, belief(0), MARKET, FACTS)[0].worst_s for plan in plans[1:3])
+    seconds = sum(stages(plan, MARKET, FACTS)[0].worst_s for plan in plans[1:3])
     rows = decide(a_policy(*plans), MARKET, replace(FACTS, deadline_s=seconds), belief(0)).considered
     assert [bool(row.refused) for row in rows] == [True, False, False, False]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from difficulty.belief import NODES, PRIOR, Belief, Channel
 from difficulty.curves import Latency, PlanFit, Tokens
 from policies.facts import Facts, Market
-from policies.forecast import Stage, stages, worst
+from policies.forecast import Stage, outline, stages, worst
 from policies.optimise import Optimisation
-from policies.outlook import Outlook, outline, outlook
+from policies.outlook import Outlook, Tables, outlook
 from policies.plans import BestOfN, Ensemble, Plan, Revise, Single, TreeSearch
 from policies.policy import Optimiser, Worth
 from tests.policies.conftest import CURVES, PRICES, belief
@@ -25,13 +25,12 @@ FACTS = Facts(input_tokens=14)
 
 
 def look(plan: Plan, ease: float = 0.0, stop_at: float = 0.9, so_far: np.ndarray | None = None):
-    rows = stages(plan, belief(ease), MARKET, FACTS)
-    way, so_far = outline(plan, rows, belief(ease), MARKET), None if so_far is None else so_far[None]
-    return way.rows, outlook(way, belief(ease).weights[None], so_far, np.array([stop_at]))
+    way, so_far = Tables(belief(ease), MARKET).way(outline(plan, MARKET, FACTS)), None if so_far is None else so_far[None]
+    return way.outline.rows, outlook(way, belief(ease).weights[None], so_far, np.array([stop_at]))
 
 
 def expected(rows: Sequence[Stage], view: Outlook) -> tuple[float, float]:
-    return float(view.cost_usd[0]), float(view.latency_s[0])
+    return float(view.cost_usd[0, 0]), float(view.latency_s[0, 0])
 
 
 def simulate(n: int, batch: int, ease: float, stop_at: float, times: int = 40_000) -> tuple[float, float]:
@@ -61,7 +60,7 @@ def test_best_of_n_is_forecast_as_a_simulation_plays_it(n: int, batch: int, ease
     _, view = look(plan, ease)
     quality, draws = simulate(n, batch, ease, 0.9)
     assert view.quality == pytest.approx(quality, abs=0.012)
-    assert view.draws[0] == pytest.approx(draws, rel=0.02)
+    assert view.draws == pytest.approx(draws, rel=0.02)
 
 
 @given(st.integers(1, 64), st.floats(-3, 3))
@@ -86,7 +85,7 @@ def test_one_draw_is_a_single_answer(ease: float) -> None:
 def searched(ease: float, channel: Channel, verifier: str = "reward") -> Outlook:
     plan = TreeSearch(backend="small", verifier=verifier)
     market = but(MARKET, curves=but(CURVES, plans={plan.key: PlanFit(channel)}))
-    way = outline(plan, stages(plan, belief(ease), market, FACTS), belief(ease), market)
+    way = Tables(belief(ease), market).way(outline(plan, market, FACTS))
     return outlook(way, belief(ease).weights[None], None, np.array([0.9]))
 
 
@@ -96,7 +95,7 @@ def test_a_search_that_finds_no_more_than_a_draw_ends_as_one(ease: float) -> Non
     """At each score too."""
     search, single = searched(ease, Channel()), look(Single(backend="small", verifier="reward"), ease)[1]
     assert search.quality == pytest.approx(single.quality)
-    assert search.under == pytest.approx(single.under)
+    assert search.ways[0].end.under == pytest.approx(single.ways[0].end.under)
 
 
 @given(st.floats(-4, 4), st.floats(0, 4))
@@ -109,10 +108,10 @@ def test_with_an_exact_checker_a_search_finds_what_its_channel_says(ease: float,
 
 def test_a_score_says_of_a_searched_answer_what_it_says_of_any() -> None:
     """A search that finds more has more answers of every high score, wrong ones too: they are not the likelier right for that."""
-    search, single = searched(-2.0, Channel(3.0)), look(Single(backend="small", verifier="reward"), -2.0)[1]
-    assert search.right == pytest.approx(single.right)
-    high = len(search.under) - 2
-    wrong = [float(PRIOR @ ((view.under[-1] - view.under[high]) * (1 - view.right[-1]))) for view in (search, single)]
+    views = searched(-2.0, Channel(3.0)), look(Single(backend="small", verifier="reward"), -2.0)[1]
+    search, single = (view.ways[0].end for view in views)
+    assert search.kind.right == pytest.approx(single.kind.right)
+    wrong = [float(PRIOR @ (end.step[-1] - end.held[-1])) for end in (search, single)]
     assert wrong[0] > wrong[1]
 
 
@@ -147,7 +146,7 @@ def test_the_expected_never_exceeds_the_worst() -> None:
 
 def test_many_short_waits_are_less_risky_than_one_long_one() -> None:
     """The slow cases of eight rounds do not come together: their worst case is under eight times that of one, and over eight means."""
-    one, eight = (stages(BestOfN(backend="small", n=n, batch=2, verifier="reward"), belief(0), MARKET, FACTS) for n in (2, 16))
+    one, eight = (stages(BestOfN(backend="small", n=n, batch=2, verifier="reward"), MARKET, FACTS) for n in (2, 16))
     assert 8 * one[0].latency_s < worst(eight)[1] < 8 * worst(one)[1]
 
 
@@ -158,7 +157,7 @@ def test_one_call_in_twenty_takes_longer_than_its_worst_case(sigma_tokens: float
     rng = np.random.default_rng(0)
     tokens = np.exp(5.0 + sigma_tokens * rng.standard_normal(100_000))
     seconds = (0.05 + 0.005 * tokens) * np.exp(sigma_s * rng.standard_normal(len(tokens)))
-    [row] = stages(Single(backend="small"), belief(0), Market(PRICES, curves=curves), facts)
+    [row] = stages(Single(backend="small"), Market(PRICES, curves=curves), facts)
     assert 0.04 < (seconds > row.worst_s).mean() < 0.07
 
 
@@ -176,14 +175,14 @@ def test_a_plan_is_never_forecast_to_be_right_more_than_always() -> None:
 def test_a_backend_that_does_not_share_the_prompt_is_billed_for_it_each_time() -> None:
     """Sixteen samples read the prompt once where the backend can, sixteen times where it cannot."""
     plan = BestOfN(backend="small", n=16, batch=16, verifier="reward")
-    shared, apart = (stages(plan, belief(0), Market(PRICES, names, CURVES), FACTS)[0] for names in (frozenset({"small"}), frozenset()))
+    shared, apart = (stages(plan, Market(PRICES, names, CURVES), FACTS)[0] for names in (frozenset({"small"}), frozenset()))
     assert apart.cost_usd - shared.cost_usd == pytest.approx(15 * 14 * 0.1 / 1e6)
 
 
 def test_a_limit_on_tokens_bounds_cost_and_time() -> None:
     """`max_tokens` of the request cuts the forecast's length of an answer."""
     plan = Single(backend="large")
-    free, cut = (stages(plan, belief(0), MARKET, Facts(14, max_tokens=m))[0] for m in (None, 10))
+    free, cut = (stages(plan, MARKET, Facts(14, max_tokens=m))[0] for m in (None, 10))
     assert cut.worst_usd < free.worst_usd
     assert cut.latency_s < free.latency_s
     assert cut.worst_usd == pytest.approx(24 * 1.4 / 1e6)
@@ -201,11 +200,11 @@ def test_the_best_answer_so_far_is_kept_unless_a_better_one_comes() -> None:
 def test_what_is_left_of_a_plan_begins_after_what_was_drawn() -> None:
     """After 8 of 16 draws in batches of 4, two batches are left; after all, none."""
     plan = BestOfN(backend="small", n=16, verifier="reward")
-    rows = stages(plan, belief(0), MARKET, FACTS)
+    rows = stages(plan, MARKET, FACTS)
     assert [row.draws for row in rows] == [4, 4, 4, 4]
-    assert len(stages(plan, belief(0), MARKET, FACTS, drawn=8)) == 2
-    assert stages(plan, belief(0), MARKET, FACTS, drawn=16) == []
-    assert [row.draws for row in stages(plan, belief(0), MARKET, FACTS, drawn=9)] == [4, 3]
+    assert len(stages(plan, MARKET, FACTS, drawn=8)) == 2
+    assert stages(plan, MARKET, FACTS, drawn=16) == ()
+    assert [row.draws for row in stages(plan, MARKET, FACTS, drawn=9)] == [4, 3]
 
 
 OWN = Belief({"small": (-0.5, 1.0, 1.4), "large": (0.5, 0.9, 1.2)})
@@ -226,8 +225,8 @@ def test_plans_after_each_other_are_forecast_as_a_simulation_plays_them() -> Non
         plans = Optimisation(policy.model_copy(update={"plans": (first, other)}), MARKET, FACTS, OWN)
         considered = plans.considered[0]
         assert considered.quality == pytest.approx(1 - (failed * ~right).mean(), abs=6e-3)
-        step = stages(other, OWN, MARKET, FACTS)[0].cost_usd
-        assert considered.cost_usd == pytest.approx(stages(first, OWN, MARKET, FACTS)[0].cost_usd + failed.mean() * step, rel=0.01)
+        step = stages(other, MARKET, FACTS)[0].cost_usd
+        assert considered.cost_usd == pytest.approx(stages(first, MARKET, FACTS)[0].cost_usd + failed.mean() * step, rel=0.01)
 
 
 def test_an_ensemble_of_backends_with_own_parts_is_forecast_as_a_simulation_plays_it() -> None:
@@ -247,7 +246,7 @@ def test_an_ensemble_of_backends_with_own_parts_is_forecast_as_a_simulation_play
 
 
 def look_from(start: Belief, plan: Plan) -> Outlook:
-    way = outline(plan, stages(plan, start, MARKET, FACTS), start, MARKET)
+    way = Tables(start, MARKET).way(outline(plan, MARKET, FACTS))
     return outlook(way, start.weights_of(way.grid)[None], None, np.array([0.995]))
 
 
@@ -271,7 +270,7 @@ def test_after_its_own_failures_a_backend_is_left_for_another() -> None:
 def test_failed_draws_make_the_prompt_harder_for_every_backend() -> None:
     """The belief that an outlook leaves open is what updating on low scores gives: small's failures lower large's chance."""
     _, view = look(BestOfN(backend="small", n=8, batch=8, verifier="exact"), 0.0)
-    _, (weights,), _ = view.left_open(1)
+    _, _, (weights,), _ = view.left_open(1)
     open_belief = Belief(belief(0.0).lines, weights)
     assert open_belief.p_correct("large") < belief(0.0).p_correct("large") - 0.1
     assert open_belief.p_correct("small") < 0.2
@@ -281,10 +280,10 @@ def test_the_higher_an_answer_scored_the_less_is_expected_of_what_follows() -> N
     """What a plan leaves open falls apart into cases by its best score: together they are all of it, and the answer in hand is likelier
     right in each than in the one before."""
     _, view = look(BestOfN(backend="small", n=2, batch=2, verifier="reward"), 0.0, 0.95)
-    (whole,), (weights,), (right,) = view.left_open(1)
-    share, beliefs, rights = view.left_open(4)
+    _, (whole,), (weights,), (right,) = view.left_open(1)
+    _, share, beliefs, rights = view.left_open(4)
     assert len(share) > 2
-    assert whole == pytest.approx(float(view.open[0]))
+    assert whole == pytest.approx(PRIOR @ view.ways[0].end.under[view.ends[0, 0]])
     assert (share.sum(), share @ beliefs) == (pytest.approx(whole), pytest.approx(whole * weights))
     chances = (beliefs * rights).sum(axis=1)
     assert (np.diff(chances) > 0).all()
@@ -297,7 +296,7 @@ def test_a_dear_follower_is_counted_on_only_where_it_pays() -> None:
     one = Optimisation(Optimiser(objective=Worth(value_of_correct_usd=2.5e-4), plans=plans), MARKET, FACTS, belief(0.5))
     first, then = (c.cost_usd for c in one.considered)
     (prospect, _) = one._prospects.values()
-    share, kept = prospect.view.left_open(8)[0], prospect.mean[0]
+    share, kept = prospect.view.left_open(8, [prospect.place])[1], prospect.mean[0]
     followed = (first - kept) / then
     assert share[0] < followed < share.sum() - share[-1] / 2
 
@@ -306,7 +305,7 @@ def test_a_majority_of_likely_answers_is_likelier_right_than_one() -> None:
     """The normal approximation: voting helps an easy prompt; fewer than three votes decide nothing."""
 
     def vote(n: int, ease: float) -> float:
-        return look(BestOfN(backend="small", n=n, select="majority"), ease)[1].quality
+        return look(BestOfN(backend="small", n=n, select="majority"), ease)[1].quality[0, 0]
 
     assert vote(15, 2.0) > belief(2.0).p_correct("small") + 0.05
     assert vote(2, 2.0) == pytest.approx(belief(2.0).p_correct("small"))
@@ -335,14 +334,13 @@ def test_a_plan_is_looked_at_as_far_as_it_is_sure_to_fit() -> None:
 def test_beliefs_taken_together_are_taken_alike() -> None:
     """Many beliefs in one call end as each of them does alone."""
     plan = Revise(backend="small", verifier="reward", rounds=4)
-    way = outline(plan, stages(plan, belief(0.0), MARKET, FACTS), belief(0.0), MARKET)
+    way = Tables(belief(0.0), MARKET).way(outline(plan, MARKET, FACTS))
     rng = np.random.default_rng(0)
     weights, so_far, stop = rng.dirichlet(np.ones(len(NODES)), 5), rng.random((5, len(NODES))), rng.uniform(0.5, 0.99, 5)
     together = outlook(way, weights, so_far, stop)
     for f in range(5):
         alone = outlook(way, weights[[f]], so_far[[f]], stop[[f]])
-        for of in ("quality", "cost_usd", "latency_s", "draws"):
-            assert getattr(alone, of)[0] == pytest.approx(getattr(together, of)[f])
+        assert alone.ending[:, 0, 0] == pytest.approx(together.ending[:, 0, f])
 
 
 @pytest.mark.parametrize("plan", [
@@ -354,10 +352,10 @@ def test_what_a_cache_spares_is_expected_but_not_counted_on(plan: Plan) -> None:
     cached = {"small": PRICES["small"][0] / 10, "reward": PRICES["reward"][0] / 10}
     keeps = but(MARKET, cached_prices=cached, caches=frozenset(cached))
     facts = [FACTS, but(FACTS, read=frozenset(cached))]
-    plain, before, after = (stages(plan, belief(0), m, f) for m, f in ((MARKET, facts[0]), (keeps, facts[0]), (keeps, facts[1])))
+    plain, before, after = (stages(plan, m, f) for m, f in ((MARKET, facts[0]), (keeps, facts[0]), (keeps, facts[1])))
     usd = [sum(row.cost_usd for row in rows) for rows in (plain, before, after)]
     assert usd[0] >= usd[1] > usd[2]
     assert worst(plain) == worst(before) == worst(after)
-    assert [row.cost_usd for row in stages(plan, belief(0), MARKET, facts[1])] >= [row.cost_usd for row in after]
+    assert [row.cost_usd for row in stages(plan, MARKET, facts[1])] >= [row.cost_usd for row in after]
     dear = but(keeps, cached_prices={})
-    assert sum(row.cost_usd for row in stages(plan, belief(0), dear, facts[1])) == pytest.approx(usd[0])
+    assert sum(row.cost_usd for row in stages(plan, dear, facts[1])) == pytest.approx(usd[0])
