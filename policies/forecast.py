@@ -99,12 +99,15 @@ def left(plan: Plan, drawn: int) -> int:
 
 def outline(plan: Plan, market: Market, facts: Facts, drawn: int = 0, batches: Sequence[int] | None = None) -> Outline:
     """What is left of a plan after `drawn` answers; `batches` are the sizes of those of best-of-n, if chosen."""
-    return _outline(plan, market, facts.size, facts.down, drawn, batches if batches is None else tuple(batches))
+    return _outline(plan.key, plan, market, facts.size, facts.down, drawn, batches if batches is None else tuple(batches))
 
 
 @lru_cache(maxsize=1024)
-def _outline(plan: Plan, market: Market, size: Size, down: frozenset[str], drawn: int, batches: tuple[int, ...] | None) -> Outline:
-    fit = market.curves.plan(plan.key)
+def _outline(
+    key: str, plan: Plan, market: Market, size: Size, down: frozenset[str], drawn: int, batches: tuple[int, ...] | None
+) -> Outline:
+    """Kept by the key as well: ensembles of the same members are equal, in whatever order these stand."""
+    fit = market.curves.plan(key)
     match plan:
         case Single():
             rows = [_draws(plan, market, size, 1)]

@@ -104,7 +104,8 @@ class Optimisation:
             if not self.belief.evidence:
                 return self._quickest(considered)
             return Decision(None, "stop", "no plan is left that the limits allow", considered)
-        chosen = max(allowed, key=lambda c: (*self._rank(c.quality, c.utility_usd), -c.cost_usd))
+        best = self._alike(max(self._rank(c.quality, c.utility_usd) for c in allowed))
+        chosen = min((c for c in allowed if self._rank(c.quality, c.utility_usd) >= best), key=lambda c: c.cost_usd)
         if self.belief.evidence and self._rank(chosen.quality, chosen.utility_usd) <= self._rank_of_stopping:
             stop = f"the answer is right with chance {self.belief.best:.2f}; no plan adds more than it costs"
             return Decision(None, "stop", stop, considered)
@@ -127,7 +128,7 @@ class Optimisation:
         (then,) = other._sequels([here])
         rank = self._rank(here.quality + then.quality, self._utility(here, then))
         others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
-        return rank > self._rank_of_stopping and all(rank >= rival for rival in others)
+        return rank > self._rank_of_stopping and all(rank >= self._alike(rival) for rival in others)
 
     @cached_property
     def considered(self) -> tuple[Considered, ...]:
@@ -162,7 +163,8 @@ class Optimisation:
         found = []
         for some, allowed in zip(looked_at, within, strict=True):
             prospects = [Prospect(*next(seen), self.belief.best, self._in_time(way)) for way in some]
-            likeliest = max(prospects, key=lambda one: self._rank(one.quality, self._utility(one, Sequel())))
+            ranks = [self._rank(one.quality, self._utility(one, Sequel())) for one in prospects]
+            likeliest = next(one for one, rank in zip(prospects, ranks, strict=True) if rank >= self._alike(max(ranks)))
             found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.outline)))
         return found
 
@@ -345,6 +347,11 @@ class Optimisation:
     def _rank(self, quality: float, utility_usd: float) -> tuple[int, float]:
         """What orders all that may be done: first how near it comes to the floor, in steps that are worth a plan; then its utility."""
         return int(min(quality, self._floor) / FLOOR_STEP + 1e-9), utility_usd
+
+    def _alike(self, rank: tuple[int, float]) -> tuple[int, float]:
+        """The least rank that is this one but for rounding."""
+        step, utility_usd = rank
+        return step, utility_usd - ROUNDING * (self._value(1.0) + abs(utility_usd))
 
     @property
     def _rank_of_stopping(self) -> tuple[int, float]:
