@@ -145,9 +145,8 @@ class Scores:
 
     def likelihoods(self, ease: Array) -> tuple[Array, Array]:
         """(P(bin | right), P(bin | wrong)) on prompts that are so easy (`Belief.ease`), shape [J]; each of shape [J, K]."""
-        (right, right_hard), (wrong, wrong_hard) = self._tables
-        share = ease[:, None]
-        return share * right + (1 - share) * right_hard, share * wrong + (1 - share) * wrong_hard
+        right, wrong = ((hard[:, None] + (easy - hard)[:, None] * ease).T for easy, hard in self._tables)
+        return right, wrong
 
     @cached_property
     def _tables(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

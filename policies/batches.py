@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from difficulty.belief import Array
+from difficulty.belief import TINY, Array
 from policies.plans import BestOfN
 
 BATCHES = (1, 2, 4, 8, 16)
@@ -48,5 +48,5 @@ def cheapest(all_wrong: Sequence[float], n: int, prices: Mapping[int, float]) ->
 
 def all_wrong(p: Array, weights: Array, n: int) -> list[float]:
     """Chance that the first 0, 1, ... n answers are all wrong, each right at each node with chance `p`; `weights` are the belief, [J]."""
-    chances: list[float] = (weights @ (1 - p)[:, None] ** np.arange(n + 1)).tolist()
+    chances: list[float] = (weights @ np.exp(np.multiply.outer(np.log(np.maximum(1 - p, TINY)), np.arange(n + 1)))).tolist()
     return chances

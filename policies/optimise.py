@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
+from math import inf, ulp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -351,7 +351,7 @@ class Optimisation:
     def _alike(self, rank: tuple[int, float]) -> tuple[int, float]:
         """The least rank that is this one but for rounding."""
         step, utility_usd = rank
-        return step, utility_usd - ROUNDING * (self._value(1.0) + abs(utility_usd))
+        return step, utility_usd - self._value(ROUNDING) - 8 * ulp(utility_usd)
 
     @property
     def _rank_of_stopping(self) -> tuple[int, float]:

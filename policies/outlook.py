@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from policies.forecast import Outline, Stage, draws_in
 from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
 NEVER = 1e-9
 """Below this chance a case is not looked at."""
 
@@ -63,7 +64,7 @@ class Kind:
         """Chance that all of n draws are under the cut."""
         if n not in self._under:
             if n < 2:
-                self._under[n] = _lower(len(self.any)) @ self.any if n else np.ones((len(self.any) + 1, len(self.p)))
+                self._under[n] = _below(len(self.any)) @ self.any if n else np.ones((len(self.any) + 1, len(self.p)))
             else:
                 half = self.under(n // 2)
                 self._under[n] = half * half * self.under(1) if n % 2 else half * half
@@ -73,7 +74,7 @@ class Kind:
         """Chance that the best of n draws reaches the cut and is right."""
         if n not in self._ends_right:
             under = self.under(n)
-            self._ends_right[n] = (1 - _lower(len(self.any))) @ ((under[1:] - under[:-1]) * self.right)
+            self._ends_right[n] = _above(len(self.any)) @ ((under[1:] - under[:-1]) * self.right)
         return self._ends_right[n]
 
     def made(self, n: int, times: int) -> Array:
@@ -84,17 +85,17 @@ class Kind:
         whole = self.made(n, half) * (1 + self.under(n * half))
         return whole + self.under(n * (times - 1)) if times % 2 else whole
 
-    def first(self, weights: Array, best: Array, at: Array) -> tuple[Ints, Ints]:
-        """From F beliefs the first bin whose answers are right with a chance of `best` [F], and of each of `at` [P, F]; K, if none is."""
-        chance = np.full((len(weights), len(self.any) + 1), np.inf)
-        np.divide(weights @ self.if_right.T, weights @ self.any.T, out=chance[:, :-1])
-        return (chance >= best[:, None]).argmax(axis=-1), (chance >= at[..., None]).argmax(axis=-1)
+
+@lru_cache(maxsize=64)
+def _below(bins: int) -> Array:
+    """Sums what is by bin to what is under each cut, [K + 1, K]."""
+    return np.tri(bins + 1, bins, -1)
 
 
 @lru_cache(maxsize=64)
-def _lower(bins: int) -> Array:
-    """Sums what is by bin to what is under each cut, [K + 1, K]."""
-    return np.tri(bins + 1, bins, -1)
+def _above(bins: int) -> Array:
+    """The same to what reaches each cut."""
+    return 1 - _below(bins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +227,7 @@ def _mixed(stage: Stage, belief: Belief, scores: Scores) -> Kind:
         mine = order // bins == number
         each = np.zeros((len(likely), len(belief.weights_of(name))))
         each[mine] = kinds[name].any[order[mine] % bins]
-        whole = (_lower(len(likely)) @ each) ** n
+        whole = (_below(len(likely)) @ each) ** n
         under = under * belief.shared(name, whole)
         step, held = np.diff(whole, axis=0), np.zeros_like(each)
         held[mine] = kinds[name].right[order[mine] % bins]
@@ -301,23 +302,35 @@ def outlooks(ways: Sequence[Way], weights: Array, so_far: Array | None, stop_at:
     """Of P scored plans, which end at `stop_at` [P, F]; each from F beliefs [F, J], with the best answer so far right at each node with
     chance `so_far` [F, J] (None: there is no answer)."""
     best = np.zeros(len(weights)) if so_far is None else (weights * so_far).sum(axis=1)
-    ends, keeps = _cuts(ways, weights, best, np.maximum(stop_at, best))
-    place = {point: i for i, point in enumerate(dict.fromkeys(point for way in ways for point in way.points))}
-    each = np.arange(len(weights))
-    low, high = int(ends.min()), int(ends.max()) + 1
-    made, done = (_mean([getattr(point, of)[low:high] for point in place], weights) for of in ("made", "done"))
-    at = np.array([place[point] for way in ways for point in way.points])[:, None]
-    cut = np.repeat(ends, [len(way.points) for way in ways], axis=0) - low
+    lengths, each = [len(way.points) for way in ways], np.arange(len(weights))
+    points, at = _places([point for way in ways for point in way.points])
+    starts, last = np.cumsum([0, *lengths[:-1]]), np.cumsum(lengths) - 1
+
+    kinds, of_kind = _places([point.kind for point in points])
+    chance = np.full((len(kinds), len(kinds[0].any) + 1, len(weights)), np.inf)  # none is so high that the last cut is not
+    np.divide(_mean([kind.if_right for kind in kinds], weights), _mean([kind.any for kind in kinds], weights), out=chance[:, :-1])
+    enough = chance[of_kind[at]] >= np.repeat(np.maximum(stop_at, best), lengths, axis=0)[:, None]
+    ends = np.maximum.reduceat(enough.argmax(axis=1), starts)
+    keeps = np.minimum((chance >= best).argmax(axis=1)[of_kind[at[last]]], ends)
+
+    low, cut = int(ends.min()), np.repeat(ends - ends.min(), lengths, axis=0)
+    made, done = (_mean([getattr(point, of)[low : int(ends.max()) + 1] for point in points], weights) for of in ("made", "done"))
     prices = np.concatenate([way.outline.prices for way in ways], axis=1)[:, :, None]
-    sums = np.concatenate([done[at, cut, each][None], prices * made[at, cut, each]])
-    ending = np.add.reduceat(sums, np.cumsum([0, *(len(way.points) for way in ways[:-1])]), axis=1)
-    number = {point: i for i, point in enumerate(dict.fromkeys(way.end for way in ways))}
-    last = np.array([number[way.end] for way in ways])[:, None]
-    holds = _lower(len(ways[0].end.step)) @ _mean([point.held for point in number], weights)
-    ending[0] += holds[last, ends, each] - holds[last, keeps, each]
+    place = at[:, None], cut, each
+    ending = np.add.reduceat(np.concatenate([done[place][None], prices * made[place]]), starts, axis=1)
+
+    at_end, of = _places([points[i] for i in at[last]])
+    holds, of = _below(len(at_end[0].step)) @ _mean([point.held for point in at_end], weights), of[:, None]
+    ending[0] += holds[of, ends, each] - holds[of, keeps, each]
     if so_far is not None:
-        ending[0] += _mean([point.under for point in number], weights * so_far)[last, keeps, each]
+        ending[0] += _mean([point.under for point in at_end], weights * so_far)[of, keeps, each]
     return Outlook(ways, weights, so_far, ending, ends, keeps)
+
+
+def _places(items: Sequence[T]) -> tuple[list[T], Ints]:
+    """Each of them once, and the places of all among these."""
+    place = {item: i for i, item in enumerate(dict.fromkeys(items))}
+    return list(place), np.array([place[item] for item in items])
 
 
 def outlook(way: Way, weights: Array, so_far: Array | None, stop_at: Array) -> Outlook:
@@ -327,21 +340,8 @@ def outlook(way: Way, weights: Array, so_far: Array | None, stop_at: Array) -> O
 
 def _mean(tables: Sequence[Array], weights: Array) -> Array:
     """Q tables [K, J] as F beliefs see them: [Q, K, F]."""
-    found = np.concatenate(tables) @ weights.T
+    found: Array = np.concatenate(tables) @ weights.T
     return found.reshape(len(tables), -1, len(weights))
-
-
-def _cuts(ways: Sequence[Way], weights: Array, best: Array, stop_at: Array) -> tuple[Ints, Ints]:
-    """For each plan and belief: the bin from which a score ends it, in each of its stretches; and the bin from which the last stretch's
-    answer is likelier right than the best so far. Each [P, F]."""
-    ends, keeps = np.zeros((2, *stop_at.shape), dtype=np.int64)
-    kinds = [[point.kind for point in way.points] for way in ways]
-    for kind in {kind for some in kinds for kind in some}:
-        draws = [p for p, some in enumerate(kinds) if kind in some]
-        last = [p for p in draws if kinds[p][-1] is kind]
-        keep, end = kind.first(weights, best, stop_at[draws])
-        ends[draws], keeps[last] = np.maximum(ends[draws], end), keep
-    return ends, np.minimum(keeps, ends)
 
 
 def unscored(ways: Sequence[Way], weights: Array, so_far: Array | None, prices: Sequence[float]) -> Outlook:
