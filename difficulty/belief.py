@@ -318,7 +318,7 @@ class Belief:
             return self.p_correct(answer.backend, answer.channel)
         return float(self.weights_of(answer.backend) @ self.right_by_node(answer))
 
-    @property
+    @cached_property
     def best(self) -> float:
         """Chance that the best answer so far is right; 0 where there is none."""
         return max(self.chances, default=0.0)

@@ -151,8 +151,9 @@ def chance_in_time(usual_s: float, worst_s: float, left_s: float) -> float:
     """`in_time` of one step, in plain numbers; one that was never timed is in time."""
     if not worst_s or left_s == inf:
         return 1.0
-    usual, worst_, left_ = (log(max(seconds, TINY)) for seconds in (usual_s, worst_s, left_s))
-    return 1 / (1 + exp(-max(-40.0, min(40.0, log(19) * (left_ - usual) / max(worst_ - usual, 1e-3)))))
+    usual = log(max(usual_s, TINY))
+    ahead = log(19) * (log(max(left_s, TINY)) - usual) / max(log(max(worst_s, TINY)) - usual, 1e-3)
+    return 1 / (1 + exp(-max(-40.0, min(40.0, ahead))))
 
 
 def _draws(plan: Source, market: Market, size: Size, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:

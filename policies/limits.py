@@ -12,7 +12,7 @@ def unfit(plan: Plan, facts: Facts) -> str:
     """Why a plan may not be run in this request; empty if it may."""
     if reason := broken(plan, facts):
         return reason
-    for name in plan.backends:
+    for name in facts.barred and plan.backends:
         if name in facts.barred:
             return f"this key may not use backend '{name}'"
     if plan.key in facts.done:
@@ -22,6 +22,8 @@ def unfit(plan: Plan, facts: Facts) -> str:
 
 def broken(plan: Plan, facts: Facts) -> str:
     """What of that which a plan needs is down; empty if nothing is. Of several backends one is enough."""
+    if not facts.down:
+        return ""
     if all(name in facts.down for name in plan.backends):
         return " and ".join(f"backend '{name}'" for name in plan.backends) + " is down"
     return f"verifier '{plan.verifier}' is down" if plan.verifier in facts.down else ""
@@ -37,10 +39,13 @@ def offered(plans: Sequence[Plan], facts: Facts) -> Sequence[Plan]:
 def _too_many(plan: Plan, facts: Facts) -> str:
     if facts.single_only and not isinstance(plan, Single):
         return "this request takes one answer only (tools, images)"
-    repeats = isinstance(plan, BestOfN | TreeSearch) or (isinstance(plan, Ensemble) and max(plan.members.values()) > 1)
-    if facts.greedy and facts.forced is None and repeats:
+    if facts.greedy and facts.forced is None and _repeats(plan):
         return "the request says temperature 0, at which all samples are alike"
     return ""
+
+
+def _repeats(plan: Plan) -> bool:
+    return isinstance(plan, BestOfN | TreeSearch) or (isinstance(plan, Ensemble) and max(plan.members.values()) > 1)
 
 
 def over_limits(facts: Facts, worst_usd: float, worst_s: float, plan: Plan | None = None) -> str:

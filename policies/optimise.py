@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf, ulp
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +105,10 @@ class Optimisation:
             if not self.belief.evidence:
                 return self._quickest(considered)
             return Decision(None, "stop", "no plan is left that the limits allow", considered)
-        best = self._alike(max(self._rank(c.quality, c.utility_usd) for c in allowed))
-        chosen = min((c for c in allowed if self._rank(c.quality, c.utility_usd) >= best), key=lambda c: c.cost_usd)
-        if self.belief.evidence and self._rank(chosen.quality, chosen.utility_usd) <= self._rank_of_stopping:
+        ranks = [self._rank(c.quality, c.utility_usd) for c in allowed]
+        best = self._alike(max(ranks))
+        chosen, rank = min([(c, rank) for c, rank in zip(allowed, ranks, strict=True) if rank >= best], key=lambda one: one[0].cost_usd)
+        if self.belief.evidence and rank <= self._rank_of_stopping:
             stop = f"the answer is right with chance {self.belief.best:.2f}; no plan adds more than it costs"
             return Decision(None, "stop", stop, considered)
         return Decision(chosen.plan, "floor" if chosen.quality < self._floor else "utility", self._why(chosen), considered)
@@ -179,7 +181,8 @@ class Optimisation:
         alike: dict[tuple[str, int], list[int]] = {}
         for i, way in enumerate(ways):
             alike.setdefault((way.grid, len(way.points[0].under) if way.points else 0), []).append(i)
-        starts = {grid: start(grid) for grid, _ in alike}
+        starts = {grid: start(grid) for grid in {grid for grid, _ in alike}}
+        endings = np.empty((4, len(ways), len(starts[ways[0].grid][0])))
         places: dict[int, tuple[Outlook, int]] = {}
         for (grid, scored), numbers in alike.items():
             some, (weights, so_far) = [ways[i] for i in numbers], starts[grid]
@@ -187,9 +190,9 @@ class Optimisation:
                 view = outlooks(some, weights, so_far, self._stop_at(some, weights))
             else:
                 view = unscored(some, weights, so_far, [self._draw_price(way.outline) for way in some])
+            endings[:, numbers] = view.ending
             places |= {i: (view, place) for place, i in enumerate(numbers)}
-        views = [places[i] for i in range(len(ways))]
-        return np.stack([view.ending[:, place] for view, place in views], axis=1), views
+        return endings, [places[i] for i in range(len(ways))]
 
     def _refused(self, way: Outline) -> str:
         """Which hard limit forbids it; while nothing is answered, also that its first step leaves no time for a backend in reserve, where
@@ -203,23 +206,25 @@ class Optimisation:
         """Why the first step of a plan, which may take so long, leaves no time for another backend; empty if it does, or need not."""
         if self.belief.evidence or self.facts.left_s == inf or len(plan.backends) > 1:  # several at once are each other's reserve
             return ""
-        others = {name: s for name, s in self._quickest_s.items() if name not in plan.backends}
-        if not others or sum(sorted(self._quickest_s.values())[:2]) > self.facts.left_s:
+        if sum([seconds for seconds, _ in self._reserves]) > self.facts.left_s:
             return ""  # there is time for one backend only, whichever
-        reserve, reserve_s = min(others.items(), key=lambda item: item[1])
-        return no_reserve(self.facts, first_s, reserve, reserve_s)
+        for reserve_s, reserve in self._reserves:
+            if reserve not in plan.backends:
+                return no_reserve(self.facts, first_s, reserve, reserve_s)
+        return ""
 
     def _in_time(self, way: Outline) -> float:
         return chance_in_time(way.usual_s, way.worst[1], self.facts.left_s)
 
     @cached_property
-    def _quickest_s(self) -> dict[str, float]:
-        """By backend: the shortest first step that there is money for, in seconds at the 95th percentile."""
+    def _reserves(self) -> list[tuple[float, str]]:
+        """Of the two quickest backends: the shortest first step that there is money for, in seconds at the 95th percentile."""
         found: dict[str, float] = {}
         for backends, usd, seconds in self._first_steps:
             if usd <= self.facts.left_usd:
-                found |= {name: min(seconds, found.get(name, seconds)) for name in backends}
-        return found
+                for name in backends:
+                    found[name] = min(seconds, found.get(name, seconds))
+        return sorted([(seconds, name) for name, seconds in found.items()], key=itemgetter(0))[:2]
 
     @property
     def _first_steps(self) -> Iterator[tuple[tuple[str, ...], float, float]]:
