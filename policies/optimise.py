@@ -166,7 +166,8 @@ class Optimisation:
         for some, allowed in zip(looked_at, within, strict=True):
             prospects = [Prospect(*next(seen), self.belief.best, self._in_time(way)) for way in some]
             ranks = [self._rank(one.quality, self._utility(one, Sequel())) for one in prospects]
-            likeliest = next(one for one, rank in zip(prospects, ranks, strict=True) if rank >= self._alike(max(ranks)))
+            most = self._alike(max(ranks))
+            likeliest = next(one for one, rank in zip(prospects, ranks, strict=True) if rank >= most)
             found.append(likeliest if allowed else replace(likeliest, refused=self._refused(likeliest.outline)))
         return found
 
