@@ -26,7 +26,7 @@ from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
 from policies.forecast import Outline, Stage, draws_in
-from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
+from policies.plans import BestOfN, Ensemble, TreeSearch
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class Tables:
         plan, belief, curves = outline.plan, self.belief, self.market.curves
         if plan.verifier is not None and not (isinstance(plan, Ensemble) and plan.select == "majority"):
             grid = "" if isinstance(plan, Ensemble) else belief.grid(plan.backend)
-            return Way(outline, grid, self._along(outline))
+            return Way(outline, grid, self._along(outline, plan.verifier))
         if isinstance(plan, Ensemble):
             [stage] = outline.rows
             return Way(outline, "", alone=vote(belief, dict(stage.parts), curves.votes_of, weighted=plan.select == "weighted"))
@@ -186,22 +186,21 @@ class Tables:
             return Way(outline, grid, (), votes, p)
         return Way(outline, grid, (), votes, p, seen.votes, belief.right_by_node(seen))
 
-    def _along(self, outline: Outline) -> Sequence[Point]:
-        found: list[Point] = []
+    def _along(self, outline: Outline, verifier: str) -> Sequence[Point]:
+        found, searched = list[Point](), isinstance(outline.plan, TreeSearch)
         for stage, times in outline.stretches:
-            key = found[-1] if found else None, self._kind(outline.plan, stage), stage.draws, times
+            key = found[-1] if found else None, self._kind(stage, verifier, searched=searched), stage.draws, times
             if key not in self._points:
                 self._points[key] = Point.after(*key)
             found.append(self._points[key])
         return found
 
-    def _kind(self, plan: Plan, stage: Stage) -> Kind:
-        assert plan.verifier is not None, "nothing scores it"
-        key = isinstance(plan, TreeSearch), stage.backend, stage.channel, stage.parts, plan.verifier
+    def _kind(self, stage: Stage, verifier: str, *, searched: bool) -> Kind:
+        key = stage.backend, stage.channel, stage.parts, verifier, searched
         if key not in self._kinds:
-            scores = self.market.curves.scores_of(plan.verifier)
-            if isinstance(plan, TreeSearch):
-                plain = self._kind(Single(backend=plan.backend, verifier=plan.verifier), replace(stage, channel=PLAIN))
+            scores = self.market.curves.scores_of(verifier)
+            if searched:
+                plain = self._kind(replace(stage, channel=PLAIN), verifier, searched=False)
                 self._kinds[key] = _searched(plain, draws_in(stage, self.belief))
             elif stage.parts:
                 self._kinds[key] = _mixed(stage, self.belief, scores)
@@ -319,11 +318,11 @@ def outlooks(ways: Sequence[Way], weights: Array, so_far: Array | None, stop_at:
     place = at[:, None], cut, each
     ending = np.add.reduceat(np.concatenate([done[place][None], prices * made[place]]), starts, axis=1)
 
-    at_end, of = _places([points[i] for i in at[last]])
-    holds, of = _below(len(at_end[0].step)) @ _mean([point.held for point in at_end], weights), of[:, None]
-    ending[0] += holds[of, ends, each] - holds[of, keeps, each]
+    at_end, final = _places([points[i] for i in at[last]])
+    holds, final = _below(len(at_end[0].step)) @ _mean([point.held for point in at_end], weights), final[:, None]
+    ending[0] += holds[final, ends, each] - holds[final, keeps, each]
     if so_far is not None:
-        ending[0] += _mean([point.under for point in at_end], weights * so_far)[of, keeps, each]
+        ending[0] += _mean([point.under for point in at_end], weights * so_far)[final, keeps, each]
     return Outlook(ways, weights, so_far, ending, ends, keeps)
 
 

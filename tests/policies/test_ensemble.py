@@ -102,6 +102,14 @@ def test_a_pool_is_paid_whole_and_takes_as_long_as_its_slowest() -> None:
     assert look(SCORED).draws == pytest.approx(6)
 
 
+def test_pools_of_the_same_members_keep_their_own_names() -> None:
+    """In whatever order these stand, they are equal; what is kept of one is not taken for the other."""
+    one, other = Ensemble(members={"small": 1, "large": 2}), Ensemble(members={"large": 2, "small": 1})
+    assert one == other
+    assert [outline(plan, MARKET, FACTS).plan.key for plan in (one, other)] == [one.key, other.key]
+    assert one.key != other.key
+
+
 def test_a_backend_that_is_down_is_left_out_of_the_forecast() -> None:
     """Without its large member the pool is cheaper, quicker and worse; without both there is no plan."""
     without = replace(FACTS, down=frozenset({"large"}))
