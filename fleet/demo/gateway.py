@@ -64,7 +64,7 @@ async def _state(client: aiohttp.ClientSession, url: str) -> str | None:
 
 @contextmanager
 def started(config: Path) -> Iterator[Gateway]:
-    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log stays only where it failed."""
+    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log stays only where it failed, in whole or for a request."""
     folder = Path(tempfile.mkdtemp(prefix="outlay-demo-"))
     log, failed = folder / "gateway.log", False
     port = free_port()
@@ -80,7 +80,7 @@ def started(config: Path) -> Iterator[Gateway]:
     finally:
         failed = failed or process.poll() is not None
         _stop(process)
-        if not failed:
+        if not failed and b"Traceback" not in log.read_bytes():
             shutil.rmtree(folder)
 
 
