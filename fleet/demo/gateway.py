@@ -64,7 +64,7 @@ async def _state(client: aiohttp.ClientSession, url: str) -> str | None:
 
 @contextmanager
 def started(config: Path) -> Iterator[Gateway]:
-    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log stays only where it failed, in whole or for a request."""
+    """`outlay serve` on a free port, ended on the way out, whatever happens. Its log stays only where it had a fault."""
     folder = Path(tempfile.mkdtemp(prefix="outlay-demo-"))
     log, failed = folder / "gateway.log", False
     port = free_port()
