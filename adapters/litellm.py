@@ -53,7 +53,9 @@ class LiteLLMOptions(RemoteOptions):
     """Which model, and what LiteLLM is to be told about it."""
 
     kind: Literal["litellm"] = "litellm"
-    api_key: SecretStr | None = Field(None, description="or os.environ/NAME; unset: the variable that LiteLLM reads for this provider")
+    api_key: SecretStr | None = Field(
+        None, description="the provider's key, or os.environ/NAME; unset: the variable that LiteLLM reads for this provider"
+    )
     api_base: str | None = Field(None, description="where the provider's API is, if not where LiteLLM thinks")
     drop_params: bool = Field(False, description="leave out what the provider does not support, instead of refusing the request")
     litellm_params: dict[str, Any] = Field({}, description="further arguments of litellm.acompletion; texts may be os.environ/NAME")

@@ -41,7 +41,9 @@ class OpenAIOptions(RemoteOptions):
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1, description="the server's name for it; one `openai/` before it is cut off")
     base_url: str = Field(OPENAI, pattern="^https?://", description="up to and without /chat/completions")
-    api_key: SecretStr | None = Field(None, description="or os.environ/NAME; unset: OPENAI_API_KEY for OpenAI itself, none for others")
+    api_key: SecretStr | None = Field(
+        None, description="the server's key, or os.environ/NAME; unset: OPENAI_API_KEY for OpenAI itself, none for others"
+    )
     headers: dict[str, SecretStr] = Field({}, description="sent with each request; values may be os.environ/NAME")
     native_n: bool = Field(True, description="the server draws several answers in one call")
     continues_prefix: Literal[False, "vllm"] = Field(False, description="vllm: a begun answer is continued, by vLLM's two extra fields")

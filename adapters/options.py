@@ -33,7 +33,7 @@ def _not_negative(price: Price) -> Price:
     return price
 
 
-PriceOption = Annotated[Price, AfterValidator(_not_negative)]
+PriceOption = Annotated[Price, AfterValidator(_not_negative), Field(description="what its tokens are charged; unset: nothing")]
 
 
 def resolve_secret(value: str, where: str) -> str:
@@ -57,11 +57,11 @@ FallbackOn = Literal["failure", "context_length", "content_filter"]
 
 
 class Resilience(Options):
-    """How a backend behind a network stays up: what `pool.py` does about what fails or is slow, and `fallbacks.py` after that."""
+    """How a backend behind a network stays up when something fails or is slow."""  # `pool.py` sees to it, then `fallbacks.py`
 
     attempts: int = Field(2, ge=1, le=10, description="requests at most for one answer, the first and a hedge included")
     allowed_fails: int = Field(3, ge=1, description="failures in a row after which a deployment is left alone")
-    cooldown_s: float = Field(30, gt=0, description="so long; then one request tries whether it is back")
+    cooldown_s: float = Field(30, gt=0, description="how long it is left alone; then one request tries whether it is back")
     hedge: float = Field(
         0,
         ge=0,
@@ -76,10 +76,12 @@ class Resilience(Options):
 
 
 class RemoteOptions(Resilience):
-    """What all backends behind a network share. `guarded.py` applies the time and the concurrency."""
+    """What all backends behind a network share."""  # `guarded.py` applies the time and the concurrency
 
-    model: str = Field(min_length=1)
-    price: PriceOption | None = Field(None, description="unset: that of LiteLLM's price list, where the model is on it, else nothing")
+    model: str = Field(min_length=1, description="provider and model, by LiteLLM's name for it, such as `anthropic/claude-sonnet-4-5`")
+    price: PriceOption | None = Field(
+        None, description="what its tokens are charged; unset: that of LiteLLM's price list, where the model is on it, else nothing"
+    )
     timeout_s: float = Field(60, gt=0, description="for a plain answer as a whole, for a stream until each next piece")
     max_concurrency: int = Field(256, ge=1, description="calls under way at once")
     max_waiting: int = Field(1024, ge=0, description="calls that may wait for their turn; more are turned away at once")

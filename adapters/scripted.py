@@ -32,8 +32,8 @@ Script = Callable[[ChatRequest, int], str]
 class Answer(Options):
     """One scripted answer, where there is more to say than its text."""
 
-    text: str = ""
-    finish_reason: str = "stop"
+    text: str = Field("", description="what it says")
+    finish_reason: str = Field("stop", description="as the API has it: stop, length, tool_calls")
     logprob: float | None = Field(None, le=0, description="of every token; unset: that of the backend")
     message: dict[str, Any] | None = Field(None, description="the whole message (tool calls, refusal, ...), passed on as it is")
 
@@ -53,11 +53,11 @@ class ScriptedOptions(Options):
     never: bool = Field(False, description="never answers; waits until it is cancelled")
     fail_every: int | None = Field(None, ge=1, description="every so-many-th call fails; 1: all of them")
     fail_after_tokens: int = Field(0, ge=0, description="what a failing call produces first; a failing answer is not finished")
-    error: Literal["unavailable", "timeout", "refused", "malformed"] = "unavailable"
+    error: Literal["unavailable", "timeout", "refused", "malformed"] = Field("unavailable", description="how a failing call fails")
     logprob: float | None = Field(None, le=0, description="log-probability reported for every token; unset: no logprobs")
-    native_n: bool = True
+    native_n: bool = Field(True, description="draws several answers in one call")
     continues_prefix: bool = Field(True, description="goes on from a given beginning, with an answer that has it, if there is one")
-    max_context: int | None = Field(None, ge=1)
+    max_context: int | None = Field(None, ge=1, description="tokens of prompt and answer; unset: no limit")
 
     @field_validator("answers", mode="before")
     @classmethod

@@ -92,10 +92,11 @@ class Delta:
 class Price:
     """US dollars for a million tokens."""
 
-    input_usd_per_mtok: float = 0.0
-    output_usd_per_mtok: float = 0.0
-    cached_input_usd_per_mtok: float | None = None
-    """Of input that a cache of read prompts spared; None: as any other input."""
+    input_usd_per_mtok: float = field(default=0.0, metadata={"description": "what is read"})
+    output_usd_per_mtok: float = field(default=0.0, metadata={"description": "what is written"})
+    cached_input_usd_per_mtok: float | None = field(
+        default=None, metadata={"description": "input that a cache of read prompts spared; unset: as any other input"}
+    )
 
     def cost_usd(self, input_tokens: float, output_tokens: float, cached_tokens: float = 0) -> float:
         """What so many tokens cost, in US dollars; `cached_tokens` are a part of the input."""

@@ -62,8 +62,8 @@ class Single(PlanBase):
     """One answer. With a verifier it is scored, so that the policy can go on from what it sees."""
 
     kind: Literal["single"] = "single"
-    backend: str
-    verifier: str | None = None
+    backend: str = Field(description="who answers")
+    verifier: str | None = Field(None, description="scores the answer; unset: it is taken as it is")
 
 
 class Revise(PlanBase):
@@ -73,8 +73,8 @@ class Revise(PlanBase):
     """
 
     kind: Literal["revise"] = "revise"
-    backend: str
-    verifier: str
+    backend: str = Field(description="who answers and revises")
+    verifier: str = Field(description="scores each attempt; what it says goes into the next one's context")
     rounds: int = Field(4, ge=1, le=32, description="attempts in the chain, the first one included")
 
 
@@ -86,10 +86,12 @@ class BestOfN(PlanBase):
     """
 
     kind: Literal["best_of_n"] = "best_of_n"
-    backend: str
-    n: int = Field(ge=1, le=1024)
-    select: Literal["best", "majority", "weighted"] = "best"
-    verifier: str | None = None
+    backend: str = Field(description="whose samples are drawn")
+    n: int = Field(ge=1, le=1024, description="samples at most")
+    select: Literal["best", "majority", "weighted"] = Field(
+        "best", description="best: the highest score; majority: the answer most often given; weighted: votes that count by their score"
+    )
+    verifier: str | None = Field(None, description="scores the samples; only select: majority does without one")
     batch: int | None = Field(
         None,
         ge=1,
@@ -113,15 +115,15 @@ class TreeSearch(PlanBase):
     """
 
     kind: Literal["tree_search"] = "tree_search"
-    backend: str
-    verifier: str
-    beam_width: int = Field(4, ge=1, le=64)
+    backend: str = Field(description="who writes the steps; one that goes on from a begun answer")
+    verifier: str = Field(description="of kind reward_model: scores the beginnings")
+    beam_width: int = Field(4, ge=1, le=64, description="beginnings kept at every depth")
     samples: int = Field(16, ge=1, le=1024, description="next steps drawn at every depth, over all beams")
-    lookahead: int = Field(0, ge=0, le=8)
-    aggregate: Literal["last", "min", "prod"] = "last"
-    max_steps: int = Field(12, ge=1, le=64)
+    lookahead: int = Field(0, ge=0, le=8, description="steps that each beginning is rolled on by before it is ranked")
+    aggregate: Literal["last", "min", "prod"] = Field("last", description="how the scores of its steps make that of a beginning")
+    max_steps: int = Field(12, ge=1, le=64, description="depth at which the search ends")
     separator: str = Field("\n", min_length=1, description="what ends a step")
-    temperature: float | None = Field(None, gt=0, le=2)
+    temperature: float | None = Field(None, gt=0, le=2, description="of the steps; unset: the request's, else the backend's own")
 
     @model_validator(mode="after")
     def _samples_fill_the_beam(self) -> TreeSearch:
@@ -151,8 +153,10 @@ class Ensemble(PlanBase):
     members: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
         min_length=2, max_length=6, description="by backend: its samples, such as {small: 4, large: 1}"
     )
-    select: Literal["best", "majority", "weighted"] = "weighted"
-    verifier: str | None = None
+    select: Literal["best", "majority", "weighted"] = Field(
+        "weighted", description="best: the highest score; majority: the answer most often given; weighted: votes that count by their chance"
+    )
+    verifier: str | None = Field(None, description="scores the samples; select: best needs one")
     temperature: float | None = Field(None, gt=0, le=2, description="of the samples; unset: the request's, else each backend's own")
     answer: str | None = Field(None, description="regular expression whose last match (group 1) is the answer that votes are counted on")
 

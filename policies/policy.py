@@ -22,10 +22,10 @@ MOST = 2.0**30
 class LimitSpec(Frozen):
     """Hard limits of one request (cost, latency) and the quality below which the policy keeps trying."""
 
-    cost_usd: float | None = Field(None, gt=0)
-    latency_s: float | None = Field(None, gt=0)
+    cost_usd: float | None = Field(None, gt=0, description="of all its calls together; no call is begun that could go past it")
+    latency_s: float | None = Field(None, gt=0, description="until the answer is complete; then the best so far goes out")
     first_token_s: float | None = Field(None, gt=0, description="of a stream: until the first word of the answer is out")
-    quality_floor: float | None = Field(None, ge=0, le=1)
+    quality_floor: float | None = Field(None, ge=0, le=1, description="chance of being right below which more is bought")
 
 
 class Aim(Frozen):
@@ -131,8 +131,10 @@ def _distinct(plans: tuple[Any, ...]) -> tuple[Any, ...]:
 class Optimiser(Frozen):
     """Buys the plan of the highest expected utility, and decides again after each result."""
 
-    objective: Objective
-    plans: tuple[Plan, ...] = Field(min_length=1)
+    objective: Objective = Field(description="what it aims at; its keys say which of the three it is")
+    plans: tuple[Plan, ...] = Field(
+        min_length=1, description="what it may buy, each as its kind and its options: `best_of_n: {backend: small, n: 4, verifier: judge}`"
+    )
     explore: float = Field(
         0.0,
         ge=0,
@@ -141,7 +143,7 @@ class Optimiser(Frozen):
     )
     limits: LimitSpec = LimitSpec()
     certificate: str | None = Field(None, description="JSON that `outlay certify` wrote; what it does not accept is not started")
-    description: str = ""
+    description: str = Field("", description="in your words; `GET /v1/models` shows it")
 
     _plans_distinct = field_validator("plans")(_distinct)
 
@@ -154,8 +156,8 @@ class Optimiser(Frozen):
 class Range(Frozen):
     """Closed at the lower end, open at the upper."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, description="from here; unset: from anywhere")
+    max: float | None = Field(None, description="to below here; unset: to anywhere")
 
     def holds(self, value: float) -> bool:
         """Whether the value lies in the range."""
@@ -165,16 +167,16 @@ class Range(Frozen):
 class When(Frozen):
     """Conditions of a rule, all of which must hold."""
 
-    tags: Mapping[str, str] = {}
-    p_correct: Mapping[str, Range] = {}
-    input_tokens: Range = Range()
+    tags: Mapping[str, str] = Field({}, description="tags that the request has (`outlay.tags`, or the header x-outlay-tags)")
+    p_correct: Mapping[str, Range] = Field({}, description="by backend: how likely one answer of it is to be right")
+    input_tokens: Range = Field(Range(), description="how long the prompt is, in tokens")
 
 
 class Rule(Frozen):
     """`{when: ..., then: plan}` or `{otherwise: plan}`. Of a list of plans the next is run while no answer reaches `until`."""
 
     when: When = When()
-    then: tuple[Plan, ...] = Field(min_length=1)
+    then: tuple[Plan, ...] = Field(min_length=1, description="what is run, one plan or a list of them")
 
     _plans_distinct = field_validator("then")(_distinct)
 
@@ -198,11 +200,11 @@ class Rule(Frozen):
 class Rules(Frozen):
     """Runs the plans of the first rule that matches."""
 
-    rules: tuple[Rule, ...] = Field(min_length=1)
+    rules: tuple[Rule, ...] = Field(min_length=1, description="the last one is {otherwise: ...}")
     until: float = Field(0.8, ge=0, le=1, description="an answer with this chance of being right ends a list of plans")
     limits: LimitSpec = LimitSpec()
     certificate: str | None = Field(None, description="JSON that `outlay certify` wrote; what it does not accept is not started")
-    description: str = ""
+    description: str = Field("", description="in your words; `GET /v1/models` shows it")
 
     @model_validator(mode="after")
     def _last_always_matches(self) -> Rules:

@@ -153,6 +153,16 @@ def check(config: Annotated[Path | None, typer.Argument(help="YAML; unset: as fo
     raise typer.Exit(run(_path(config)))
 
 
+@cli.command(epilog="Example:  outlay reference --schema > outlay.schema.json")
+def reference(
+    schema: Annotated[bool, typer.Option("--schema", help="As JSON Schema, for editors that check and complete.")] = False,
+) -> None:
+    """Print every key of a configuration: its type, its default, and what it says."""
+    from router.reference import editor_schema, page
+
+    typer.echo(editor_schema() if schema else page())
+
+
 @cli.command(epilog='Example:  outlay explain "Use 4 9 10 13 to make 24." --policy balanced')
 def explain(
     prompt: Annotated[str, typer.Argument(help="The question.")],

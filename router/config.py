@@ -43,9 +43,14 @@ SCORE_PREFIXES = frozenset({"reward_model"})
 class Config(Frozen):
     """One router."""
 
-    backends: Mapping[str, BackendOptions] = Field(min_length=1)
-    policies: Mapping[str, Policy] = Field(min_length=1)
-    verifiers: Mapping[str, VerifierOptions] = {}
+    backends: Mapping[str, BackendOptions] = Field(
+        min_length=1,
+        description="who can be asked, by names of your own; `kind` may be left out where model, base_url or deployments tell it",
+    )
+    policies: Mapping[str, Policy] = Field(min_length=1, description="what may be bought, and what it is worth, by names of your own")
+    verifiers: Mapping[str, VerifierOptions] = Field(
+        {}, description="what says how good an answer is, by names of your own; `kind` says which of these it is"
+    )
     probe: ProbeOptions = ProbeOptions()
     default: str | None = Field(None, description="the policy, or split, behind `auto`; unset: 'balanced', or the first policy")
     splits: Mapping[str, Mapping[str, Share]] = Field(
@@ -56,17 +61,19 @@ class Config(Frozen):
     )
     baseline: str | None = Field(None, description="backend whose one answer every cost is compared with; unset: the dearest")
     curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
-    cache: CacheOptions | None = Field(None, description="unset: no answer is kept")
+    cache: CacheOptions | None = Field(None, description="where answers are kept for equal requests; unset: none is kept")
     budgets: BudgetOptions = BudgetOptions()
-    keys: KeysOptions | None = Field(None, description="unset: whoever reaches the server may use it")
+    keys: KeysOptions | None = Field(
+        None, description="who may come in, and what they may spend; unset: whoever reaches the server may use it"
+    )
     sessions: SessionOptions = SessionOptions()
     server: ServerOptions = ServerOptions()
-    log: LogOptions | None = Field(None, description="unset: the last decisions are kept in memory only")
+    log: LogOptions | None = Field(None, description="where decisions are written; unset: the last ones are kept in memory only")
     metrics: MetricsOptions = MetricsOptions()
     feedback: FeedbackOptions = FeedbackOptions()
-    drift: DriftOptions | None = Field(None, description="unset: nothing is tested")
-    tracing: TracingOptions | None = Field(None, description="unset: no traces")
-    shadow: ShadowOptions | None = Field(None, description="unset: no second opinions")
+    drift: DriftOptions | None = Field(None, description="tests whether traffic, chances or quality changed; unset: nothing is tested")
+    tracing: TracingOptions | None = Field(None, description="traces for OpenTelemetry; unset: none")
+    shadow: ShadowOptions | None = Field(None, description="second opinions on some requests; unset: none")
 
     @property
     def default_policy(self) -> str:

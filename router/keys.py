@@ -34,25 +34,25 @@ LOOK_AGAIN_S = 1.0
 class Dollars(Frozen):
     """A budget in US dollars for each window; calendar minutes, days and months in UTC."""
 
-    minute: float | None = Field(None, gt=0, le=MOST_USD)
-    day: float | None = Field(None, gt=0, le=MOST_USD)
-    month: float | None = Field(None, gt=0, le=MOST_USD)
+    minute: float | None = Field(None, gt=0, le=MOST_USD, description="US dollars in each minute")
+    day: float | None = Field(None, gt=0, le=MOST_USD, description="US dollars in each day")
+    month: float | None = Field(None, gt=0, le=MOST_USD, description="US dollars in each month")
 
 
 class Counts(Frozen):
     """A limit of requests or tokens for each window."""
 
-    minute: int | None = Field(None, gt=0, lt=1 << 53)
-    day: int | None = Field(None, gt=0, lt=1 << 53)
-    month: int | None = Field(None, gt=0, lt=1 << 53)
+    minute: int | None = Field(None, gt=0, lt=1 << 53, description="in each minute")
+    day: int | None = Field(None, gt=0, lt=1 << 53, description="in each day")
+    month: int | None = Field(None, gt=0, lt=1 << 53, description="in each month")
 
 
 class Key(Frozen):
     """One key. What is not set is not limited."""
 
-    id: str = Field(pattern=r"^[0-9a-f]{8}$")
+    id: str = Field(pattern=r"^[0-9a-f]{8}$", description="what lists, logs and errors show of it")
     digest: str = Field(description="SHA-256 of the key, in hexadecimal digits")
-    name: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=100, description="what it is for")
     tenant: str | None = Field(None, description="keys of one tenant share cache, decisions and sessions; unset: the key is its own")
     policy: str | None = Field(None, description="what `auto` means for this key")
     models: tuple[str, ...] | None = Field(None, description="what it may name in `model`: outlay/<policy>, or a backend")
@@ -62,7 +62,7 @@ class Key(Frozen):
     requests: Counts = Counts()
     tokens: Counts = Counts()
     admin: bool = Field(False, description="may also use /admin")
-    revoked: bool = False
+    revoked: bool = Field(False, description="no longer let in")
 
     @field_validator("digest")
     @classmethod
@@ -102,7 +102,7 @@ def _windows(limits: Dollars | Counts) -> tuple[int | None, ...]:
 class KeyFile(Frozen):
     """What stands in the file."""
 
-    keys: tuple[Key, ...] = ()
+    keys: tuple[Key, ...] = Field((), description="each as `outlay keys create` writes it")
 
     @field_validator("keys")
     @classmethod

@@ -20,10 +20,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class ServerOptions(Frozen):
     """The HTTP server."""
 
-    host: str = Field("127.0.0.1", description="0.0.0.0 to be reached from other machines")
-    port: int = Field(8080, ge=0, le=65535, description="0: any free one")
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 to be reached from other machines")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on; 0: any free one")
     max_body_mb: float = Field(10, gt=0, description="larger requests are refused with 413")
-    max_messages: int = Field(2048, ge=1)
+    max_messages: int = Field(2048, ge=1, description="of one request; more are refused with 400")
     max_header_kb: int = Field(64, ge=1, description="of a request's headers together; larger ones are refused with 431")
     max_requests: int = Field(1000, ge=1, description="answers under way at once; more are turned away with 503 and Retry-After")
     drain_s: float = Field(30, ge=0, description="after SIGTERM, for what is under way to finish; then it is cancelled")
@@ -44,7 +44,7 @@ class SessionOptions(Frozen):
         "open_turn",
         description="open_turn: while a tool call or signed reasoning is under way; always: all requests of one x-session-id",
     )
-    ttl_s: float = Field(3600, gt=0, description="after the last request")
+    ttl_s: float = Field(3600, gt=0, description="how long a conversation is remembered after its last request")
 
 
 class ProbeOptions(ProbeServiceOptions):
@@ -116,7 +116,7 @@ class CacheOptions(Frozen):
     """Where answers are kept for requests that are equal in all that matters."""
 
     url: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
-    ttl_s: float = Field(3600, gt=0)
+    ttl_s: float = Field(3600, gt=0, description="how long an answer is kept")
     semantic: SemanticOptions | None = Field(None, description="unset: only equal requests share answers")
 
 
@@ -127,7 +127,7 @@ class LogOptions(Frozen):
     max_mb: float = Field(100, gt=0, description="size at which the file is rotated; it is at midnight (UTC) too")
     keep: int = Field(30, ge=1, description="rotated files kept")
     redis: str | None = Field(None, pattern=r"^(rediss?|unix)://", description="a Redis whose stream takes the events")
-    stream: str = Field(STREAM, min_length=1)
+    stream: str = Field(STREAM, min_length=1, description="name of the stream")
     max_events: int = Field(100_000, ge=1, description="about so many are kept in the stream")
     queue: int = Field(10_000, ge=1, description="events waiting while file or Redis fails; past it they are dropped and counted")
     prompts: bool = Field(False, description="keep the text of prompts too, without e-mail addresses, keys and long numbers")
@@ -170,10 +170,10 @@ class DriftOptions(Frozen):
 class ShadowOptions(Frozen):
     """A second opinion on some requests, after their answer has gone out."""
 
-    backend: str
-    share: float = Field(0.01, gt=0, le=1, description="of the answered requests")
+    backend: str = Field(description="whose opinion it is")
+    share: float = Field(0.01, gt=0, le=1, description="share of the answered requests")
     max_usd_per_hour: float = Field(1.0, gt=0, description="what the calls and their scores may cost at worst")
-    timeout_s: float = Field(60, gt=0)
+    timeout_s: float = Field(60, gt=0, description="for the call and its score together")
 
 
 class TracingOptions(Frozen):
@@ -183,7 +183,7 @@ class TracingOptions(Frozen):
         None, pattern="^https?://", description="the collector's address for OTLP over HTTP; unset: OTEL_EXPORTER_OTLP_ENDPOINT"
     )
     sample: float = Field(1.0, ge=0, le=1, description="share of requests; of one that comes with a traceparent its sampled flag decides")
-    service_name: str = Field("outlay", min_length=1)
+    service_name: str = Field("outlay", min_length=1, description="what the traces are filed under")
     queue: int = Field(2048, ge=1, description="traces waiting for the collector; past it they are dropped and counted")
     prompts: bool = Field(False, description="show messages too, without e-mail addresses, keys and long numbers")
 
