@@ -6,6 +6,7 @@ They need no backend, no key and no Python.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -16,22 +17,21 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from adapters.errors import MissingExtra
-from adapters.pricing import listed
-from adapters.types import Price
+from adapters.options import ENVIRONMENT
 from difficulty.belief import Belief, Evidence, Success, logit
 from difficulty.curves import Curves
 from policies.decide import decide
 from policies.facts import Decision, Facts, Market, NothingToRun
 from policies.forecast import stages, worst
 from policies.plans import Frozen
-from router.assembly import located, parts
+from router.assembly import parts
 from router.certificate import held_to
-from router.config import Config, load
+from router.config import Config, parse
 from router.errors import ConfigError
 from router.pacing import objective_of
 from router.record import facts_from_json
 from router.splits import shown
+from router.yaml_errors import read_yaml
 
 PAID = ("openai", "litellm")
 """Kinds of backends that somebody sends a bill for."""
@@ -77,9 +77,12 @@ class TestFile(Frozen):
 def check(path: Path, console: Console | None = None) -> int:
     """Print what was found. 0 if all is well, 1 if a policy test failed. Raises ConfigError where the file itself is wrong."""
     console = console or Console(soft_wrap=True)
-    config = load(path)
+    raw, lacking = read_yaml(path), set[str]()
+    config = parse(raw, str(path))
+    market = _market(parse(_filled(raw, lacking), str(path)))
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
-    market = _market(config, console)
+    for variable in sorted(lacking):
+        console.print(f"note: the environment variable {variable} is not set; `serve` will need it", markup=False)
     console.print(_worst_cases(config, market))
     for line in chain(_budgets(config, market), _tried(config)):
         console.print(line, markup=False)
@@ -101,30 +104,28 @@ def failures(path: Path, config: Config, market: Market | None = None) -> list[t
     tests = path.with_name(f"{path.stem}_test.yaml")
     if not tests.exists():
         return []
-    market = market or _market(config, Console(quiet=True))
+    market = market or _market(config)
     return [(test, found) for test in read_tests(tests).tests if (found := run_test(test, config, market))]
 
 
-def _market(config: Config, console: Console) -> Market:
-    """Prices and curves. Without the keys that a backend needs, the prices written in the file have to do."""
-    try:
-        built = parts(config)
-        held_to(config.policies, built, config.probe)
-        return built.market
-    except MissingExtra as missing:
-        console.print(f"note: {missing} (prices of the file alone are used below)", markup=False)
-    sold = [*config.backends.items(), *config.verifiers.items()]
-    written = {name: price for name, options in sold if (price := _written_price(options))}
-    prices = {name: (price.input_usd_per_mtok, price.output_usd_per_mtok) for name, price in written.items()}
-    return Market(prices, curves=Curves.load(located(config.curves)) if config.curves else Curves())
+def _market(config: Config) -> Market:
+    """Prices and curves, as `serve` will have them."""
+    built = parts(config)
+    held_to(config.policies, built, config.probe)
+    return built.market
 
 
-def _written_price(options: Any) -> Price | None:
-    """The price in the file, else that of the price list."""
-    price: Price | None = getattr(options, "price", None)
-    model = str(getattr(options, "model", ""))
-    line = listed(model) or listed(model.partition("/")[2])
-    return price or (line.price if line else None)
+def _filled(value: Any, lacking: set[str]) -> Any:
+    """The file with something in the place of each secret that is not there, and these noted: nobody is asked with it here."""
+    if isinstance(value, dict):
+        return {key: _filled(one, lacking) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, lacking) for one in value]
+    variable = str(value).removeprefix(ENVIRONMENT)
+    if variable == str(value) or os.environ.get(variable):
+        return value
+    lacking.add(variable)
+    return "unset"
 
 
 def _worst_cases(config: Config, market: Market) -> Table:

@@ -231,6 +231,43 @@ def test_what_is_tried_is_checked_and_listed(tmp_path: Path, capsys: Captured) -
     assert "splits.main: the shares must add up to 1; found 0.9" in capsys.readouterr().err
 
 
+def test_check_needs_no_secret_to_say_what_a_plan_costs(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any key, the table is that with all of them, grades of a judge and backends of several deployments included."""
+    path = tmp_path / "outlay.yaml"
+    path.write_text("""
+    backends:
+      small: {model: openai/gpt-4.1-mini, api_key: os.environ/KEY_A}
+      large: {deployments: {a: {model: openai/gpt-4.1, api_key: os.environ/KEY_B, headers: {x-org: os.environ/KEY_C}}}}
+    verifiers: {judge: {kind: judge, backend: large}}
+    policies:
+      one: {rules: [{otherwise: {best_of_n: {backend: small, n: 4, verifier: judge}}}]}
+      two: {rules: [{otherwise: {single: {backend: small}}}]}
+    """)
+    tables = []
+    for variables in ((), ("KEY_A",), ("KEY_A", "KEY_B", "KEY_C")):
+        for variable in variables:
+            monkeypatch.setenv(variable, "sk-secret")
+        assert outlay("check", str(path)) == 0
+        *notes, table = capsys.readouterr().out.partition("worst case")
+        assert [name for name in ("KEY_A", "KEY_B", "KEY_C") if f"{name} is not set" in notes[0]] == [
+            name for name in ("KEY_A", "KEY_B", "KEY_C") if name not in variables
+        ]
+        tables.append(table)
+    assert len(set(tables)) == 1
+    judged_usd, alone_usd = (float(found) for found in re.findall(r"\d\.\d{6}", tables[0]))
+    assert judged_usd > 4 * alone_usd
+
+
+def test_check_says_what_of_a_configuration_cannot_be_built(tmp_path: Path, capsys: Captured) -> None:
+    """What `serve` would stop at is no valid configuration."""
+    path = tmp_path / "outlay.yaml"
+    path.write_text(SCRIPTED + "verifiers: {mine: {kind: python, entry: 'no_such_module:check'}}\n")
+    assert outlay("check", str(path)) == 2
+    said = capsys.readouterr()
+    assert "No module named 'no_such_module'" in said.err
+    assert "valid" not in said.out
+
+
 def test_check_says_how_far_a_budget_reaches_and_what_can_be_spent_after_it(tmp_path: Path, capsys: Captured) -> None:
     """How many requests it pays for at the cheapest, what comes then, and what is under way at that moment."""
     text = """
