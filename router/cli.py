@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,9 @@ cli = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+NO_TERMINAL = (10_000, 0)
+"""Columns and lines where there is neither a terminal nor COLUMNS: a pipe or a file takes lines of any length."""
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML; unset: ./outlay.yaml if there is one, else the fleet.", show_default=False)
@@ -171,10 +175,8 @@ def explain(
     config: ConfigOption = None,
 ) -> None:
     """Show the estimate, what every plan is expected to give, and why the winner won; nothing is generated."""
-    from rich.console import Console
-
     _quietly()
-    Console().print(asyncio.run(_explained(_path(config), prompt, _model(model, policy))))
+    typer.echo(asyncio.run(_explained(_path(config), prompt, _model(model, policy))))
 
 
 @cli.command(epilog="Example:  outlay collect --prompts puzzles.jsonl --truth exact --out log.jsonl")
@@ -388,12 +390,12 @@ def demo(context: typer.Context) -> None:
     runpy.run_module("fleet.demo", run_name="__main__")
 
 
-async def _explained(config: Path, prompt: str, model: str) -> Any:
+async def _explained(config: Path, prompt: str, model: str) -> str:
     from router import asking
     from router.explain import explain as run
 
     async with asking.opened(config) as router:
-        return await run(router, asking.ask_of(prompt, model))
+        return await run(router, asking.ask_of(prompt, model), shutil.get_terminal_size(NO_TERMINAL).columns)
 
 
 if __name__ == "__main__":

@@ -1,55 +1,72 @@
-"""`outlay explain`: the estimate, every plan as it was considered, and why the winner won, for a terminal."""
+"""`outlay explain`: the estimate, every plan as it was considered, and why the winner won, as text.
+
+A plan's name says all of it, so it may be long, and a name that is cut says nothing. Where a line is too short, it stands on its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from router.pipeline_types import Ask, Pipeline
 
-
-async def explain(pipeline: Pipeline, ask: Ask) -> RenderableType:
-    """What would be decided for the request; nothing is generated."""
-    return shown(await pipeline.route(ask))
+HEADS = ("right *", "cost $ *", "at most $", "seconds *", "at most", "utility $")
+NOTE = "* with what may be bought after it; `at most` is the plan alone, at the 95th\n  percentile"
 
 
-def shown(block: Mapping[str, Any]) -> RenderableType:
+async def explain(pipeline: Pipeline, ask: Ask, width: float) -> str:
+    """What would be decided for the request, in lines of `width` where names allow it; nothing is generated."""
+    return shown(await pipeline.route(ask), width)
+
+
+def shown(block: Mapping[str, Any], width: float) -> str:
     """The first decision of a decision block."""
     decision = block["decisions"][0]
+    lines = [*_head(block), ""]
+    if not decision["considered"]:
+        return "\n".join([*lines, f"-> {decision['plan']}: {decision['reason']}"])
+    return "\n".join([*lines, *_plans(decision, width), NOTE, "", f"-> {decision['plan']}", f"   {decision['reason']}"])
+
+
+def _head(block: Mapping[str, Any]) -> Iterator[str]:
     estimate = block["estimate"]
     chances = ", ".join(f"{name} {p:.2f}" for name, p in estimate["p_correct"].items())
-    head = Text(f"policy {block['policy']} ({block['digest']})\nestimate ({estimate['source']}): one answer is right: {chances}\n")
+    yield f"policy {block['policy']} ({block['digest']})"
+    yield f"estimate ({estimate['source']}): one answer is right: {chances}"
     if budget := block.get("budget"):
-        head.append(
+        yield (
             f"budget: ${budget['left_usd']:.6f} of ${budget['budget_usd']:g} is left for {budget['resets_in_s'] / 3600:.1f} h; "
-            f"a dollar counts {budget['multiplier']:.3g} times\n"
+            f"a dollar counts {budget['multiplier']:.3g} times"
         )
-    if not decision["considered"]:
-        return Group(head, Text(f"-> {decision['plan']}: {decision['reason']}"))
-    note = Text("* with what may be bought after it; `at most` is the plan alone, at the 95th percentile")
-    return Group(head, _plans(decision), note, Text(f"\n-> {decision['plan']}\n   {decision['reason']}"))
 
 
-def _plans(decision: Mapping[str, Any]) -> Table:
-    table = Table("plan", "right *", "cost $ *", "at most $", "seconds *", "at most", "utility $", "", box=None, pad_edge=False)
-    for name in table.columns[1:7]:
-        name.justify = "right"
-    for row in decision["considered"]:
-        mark = "<-" if row["plan"] == decision["plan"] else row.get("refused", "")
-        if "quality" not in row:
-            table.add_row(row["plan"], *[""] * 6, mark)
-            continue
-        table.add_row(
-            row["plan"],
+def _plans(decision: Mapping[str, Any], width: float) -> Iterator[str]:
+    """A line for each plan; two, name first, where one would not hold every name."""
+    rows = [("plan", HEADS, ""), *(_row(row, decision["plan"]) for row in decision["considered"])]
+    columns = [max(map(len, column)) for column in zip(*(figures for _, figures, _ in rows), strict=True)]
+    names = max(len(name) for name, _, _ in rows)
+    figured = [
+        (name, "  ".join(f"{figure:>{wide}}" for figure, wide in zip(figures, columns, strict=True)), mark) for name, figures, mark in rows
+    ]
+    lines = [f"{name:{names}}  {figures}  {mark}" for name, figures, mark in figured]
+    if max(map(len, lines)) > width:
+        lines = [line for name, figures, mark in figured for line in (name, f"  {f'{figures}  ' if figures.strip() else ''}{mark}")]
+    yield from map(str.rstrip, lines)
+
+
+def _row(row: Mapping[str, Any], chosen: str | None) -> tuple[str, tuple[str, ...], str]:
+    """A plan's name, its figures, and what became of it."""
+    mark = "<-" if row["plan"] == chosen else row.get("refused", "")
+    if "quality" not in row:
+        return row["plan"], ("",) * len(HEADS), mark
+    return (
+        row["plan"],
+        (
             f"{row['quality']:.3f}",
             *(f"{row[k]:.7f}" for k in ("cost_usd", "cost_q95_usd")),
             f"{row['latency_s']:.2f}",
             f"{row['latency_q95_s']:.2f}" if row["latency_q95_s"] else "never timed",
             f"{row['utility_usd']:.7f}",
-            mark,
-        )
-    return table
+        ),
+        mark,
+    )

@@ -173,6 +173,39 @@ def test_explain_shows_the_plans_without_generating(config: str, capsys: Capture
     assert "four steps" not in out
 
 
+@pytest.mark.parametrize("columns", ["80", "200", None])
+def test_explain_never_cuts_the_name_of_a_plan(
+    columns: str | None, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a narrow terminal it stands on a line of its own, with its figures below; in a wide one and in a pipe it is one line."""
+    monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)
+    name = "best_of_n(small, n=4, verifier=right, temperature=0.75)"
+    path = tmp_path / "outlay.yaml"
+    path.write_text("""
+    backends: {small: {kind: scripted, price: {output_usd_per_mtok: 1}}, large: {kind: scripted, price: {output_usd_per_mtok: 9}}}
+    verifiers: {right: {kind: regex, pattern: four}}
+    policies:
+      balanced:
+        objective: {value_of_correct_usd: 0.02}
+        limits: {cost_usd: 0.003}
+        plans:
+          - single: {backend: small}
+          - best_of_n: {backend: small, n: 4, verifier: right, temperature: 0.75}
+          - single: {backend: large}
+    """)
+    assert outlay("explain", "why?", "-c", str(path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith(name) and "->" not in line]
+    dear = next(i for i, line in enumerate(lines) if line.startswith("single(large)"))
+    if columns == "80":
+        assert line == name
+        assert max(map(len, lines)) <= 80
+        assert "may cost" in lines[dear + 1]
+    else:
+        assert len(line) > 80
+        assert "may cost" in lines[dear]
+
+
 @pytest.mark.parametrize("command", ["serve", "ask", "models", "check", "explain"])
 def test_every_command_shows_an_example(command: str, capsys: Captured) -> None:
     """`--help` ends with something to copy."""
