@@ -41,7 +41,7 @@ def _head(block: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plans(decision: Mapping[str, Any], width: float) -> Iterator[str]:
-    """A line for each plan; two, name first, where one would not hold every name."""
+    """A line for each plan; two where one would not hold them all."""
     rows = [("plan", HEADS, ""), *(_row(row, decision["plan"]) for row in decision["considered"])]
     columns = [max(map(len, column)) for column in zip(*(figures for _, figures, _ in rows), strict=True)]
     names = max(len(name) for name, _, _ in rows)
@@ -50,8 +50,8 @@ def _plans(decision: Mapping[str, Any], width: float) -> Iterator[str]:
     ]
     lines = [f"{name:{names}}  {figures}  {mark}" for name, figures, mark in figured]
     if max(map(len, lines)) > width:
-        lines = [line for name, figures, mark in figured for line in (name, f"  {f'{figures}  ' if figures.strip() else ''}{mark}")]
-    yield from map(str.rstrip, lines)
+        lines = [line for name, figures, mark in figured for line in (f"{name}  {mark}", f"  {figures}")]
+    yield from (line.rstrip() for line in lines if line.strip())
 
 
 def _row(row: Mapping[str, Any], chosen: str | None) -> tuple[str, tuple[str, ...], str]:
