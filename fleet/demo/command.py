@@ -1,4 +1,5 @@
-"""The command: options in, everything in order, files out. Ctrl-C at any time gives the table of what was done."""
+"""The command: options in, everything in order, files out. Ctrl-C at any time gives the table of what was done, and its files a folder of
+their own, so that those of the last whole run stay."""
 
 from __future__ import annotations
 
@@ -24,6 +25,9 @@ from fleet.questions import SIZES, questions
 ROOT = Path(__file__).parents[2]
 ROUND = 20
 """Questions of a round: five of each size."""
+
+STOPPED = "stopped"
+"""Folder below that of the results, for a run that was stopped."""
 
 EXAMPLES = """examples:
   python -m fleet.demo                                   200 puzzles: some minutes on two cores
@@ -73,10 +77,11 @@ def _puzzles(text: str) -> int:
 
 def demonstrate(options: argparse.Namespace, console: Console) -> None:
     """Ask, show, save. Raises GatewayFailed if there is nothing to show."""
-    progress = Progress(options.puzzles, options.puzzles)
+    progress, whole = Progress(options.puzzles, options.puzzles), False
     with _gateway(options) as gateway:
         try:
             asyncio.run(_ask(options, gateway, progress, console))
+            whole = True
         except KeyboardInterrupt:
             console.print("\nstopped; this is what was done so far", style="yellow")
             if not progress.answers:
@@ -85,7 +90,7 @@ def demonstrate(options: argparse.Namespace, console: Console) -> None:
             if not progress.answers:
                 raise
             console.print(f"\n{error}", style="red", markup=False)
-    _report(options, progress, console)
+    _report(options, progress, console, whole)
 
 
 @contextmanager
@@ -132,14 +137,14 @@ def _shown(progress: Progress, console: Console) -> Iterator[Callable[[str], Non
         yield lambda line: None
 
 
-def _report(options: argparse.Namespace, progress: Progress, console: Console) -> None:
-    answers = settled(progress.answers)
+def _report(options: argparse.Namespace, progress: Progress, console: Console, whole: bool) -> None:
+    answers, folder = settled(progress.answers), options.out if whole else options.out / STOPPED
     show.outcome(console, answers, progress.planned)
     show.worked(console, answers)
-    options.out.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     settings = {"puzzles": progress.total, "seed": options.seed, "concurrency": options.concurrency, "config": Path(options.config).name}
-    files.save_results(answers, settings, options.out)
-    picture.save(rows(answers), options.out)
-    if options.publish:
-        files.publish(rows(answers), options.out, ROOT)
-    show.farewell(console, options.out)
+    files.save_results(answers, settings, folder)
+    picture.save(rows(answers), folder)
+    if options.publish and whole:
+        files.publish(rows(answers), folder, ROOT)
+    show.farewell(console, folder, options.out if folder != options.out and (options.out / files.RESULTS).exists() else None)

@@ -14,11 +14,12 @@ from fleet.demo.figures import Row, rows, shares
 from fleet.demo.show import COLUMNS, cells
 
 MARK = "<!-- frontier -->"
+RESULTS = "results.json"
 
 
 def save_results(answers: Sequence[Answer], settings: dict[str, Any], folder: Path) -> Path:
     """Settings, figures, and every request with its decision block."""
-    path = folder / "results.json"
+    path = folder / RESULTS
     found = {
         "settings": settings,
         "rows": [asdict(row) for row in rows(answers)],

@@ -117,9 +117,11 @@ def worked(console: Console, answers: Sequence[Answer]) -> None:
     console.print(f"  right, for ${found.cost_usd:.6f} in {found.latency_s:.2f} s; decision {found.decision_id}", highlight=False)
 
 
-def farewell(console: Console, folder: Path) -> None:
-    """Where the files are, and what to do next."""
+def farewell(console: Console, folder: Path, before: Path | None = None) -> None:
+    """Where the files are, also those of an earlier run that were left alone, and what to do next."""
     console.print(f"\nSaved: {folder / 'frontier.png'}, frontier.svg and results.json (every request with its decision).", soft_wrap=True)
+    if before is not None:
+        console.print(f"The results of the last whole run are still in {before}.", soft_wrap=True)
     console.print(
         "\n[bold]How to go on[/bold]\n"
         "  outlay serve                                  the same gateway, at http://127.0.0.1:8080/v1\n"

@@ -19,7 +19,7 @@ from fleet.demo import command, files, picture, show
 from fleet.demo.asking import BASELINE, CHOSEN, OFFERS, Answer, Offer, ask, charged_usd, client_of, read
 from fleet.demo.figures import affordable, example, hull, quantile, rows, settled, shares, short
 from fleet.demo.gateway import Gateway, GatewayFailed, free_port, started
-from fleet.demo.rounds import rounds
+from fleet.demo.rounds import Progress, rounds
 from fleet.intervals import wilson
 from fleet.puzzles import Puzzle, check, parse, solve, split
 from fleet.questions import Question, questions
@@ -248,6 +248,32 @@ def test_the_whole_of_it(gateway: Gateway, tmp_path: Path) -> None:
     assert "tree search: 4 requests failed" in text  # a scripted gateway has no verifier of beginnings
     assert len(json.loads((tmp_path / "results.json").read_text())["requests"]) == 4 * len(OFFERS)
     assert (tmp_path / "frontier.svg").exists()
+
+
+@pytest.mark.parametrize("cut", [KeyboardInterrupt(), GatewayFailed("the gateway ended")])
+def test_a_run_that_was_stopped_leaves_the_results_of_the_last_whole_one(
+    cut: BaseException, gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own files stand in a folder that says so, nothing is published, and the last lines say where both are."""
+    options = command.parse(["--puzzles", "4", "--url", gateway.url, "--out", str(tmp_path), "--publish"])
+    published: list[Path] = []
+    monkeypatch.setattr(files, "publish", lambda found, folder, root: published.append(folder))
+    command.demonstrate(options, Console(file=io.StringIO()))
+    before = (tmp_path / "results.json").read_bytes(), (tmp_path / "frontier.png").read_bytes()
+
+    async def stopped(gateway: object, client: object, portions: object, progress: Progress, **how: object) -> None:
+        progress.answers.append(answer())
+        raise cut
+
+    monkeypatch.setattr(command, "run", stopped)
+    console = Console(record=True, width=80, file=io.StringIO())
+    command.demonstrate(options, console)
+    said = console.export_text().replace("\n", "")
+    assert before == ((tmp_path / "results.json").read_bytes(), (tmp_path / "frontier.png").read_bytes())
+    assert len(json.loads((tmp_path / "stopped" / "results.json").read_text())["requests"]) == 1
+    assert published == [tmp_path]
+    assert f"Saved: {tmp_path / 'stopped' / 'frontier.png'}" in said
+    assert f"last whole run are still in {tmp_path}." in said
 
 
 def test_a_gateway_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
