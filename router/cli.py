@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from adapters.errors import AdapterError
+from adapters.shell import outlay
 from difficulty.errors import DifficultyError
 from router.errors import ConfigError, EventError, RouterError
 
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail(error: Exception) -> None:
-    for line in str(error).splitlines():
+    for line in str(error).replace("`outlay ", f"`{outlay()} ").splitlines():
         print(f"outlay: {line}", file=sys.stderr)
     sys.exit(2)
 

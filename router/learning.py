@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from adapters.shell import outlay
 from difficulty.labels import TEST
 from difficulty.versions import POINTER, digest_of, pointer, resolved, written
 from policies.plans import Plan
@@ -110,7 +111,7 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
 def _what_next(out: Path, digest: str) -> str:
     """How what was fitted comes into use."""
     if (out / POINTER).exists() and pointer(out).current != digest:
-        return f"{pointer(out).current} stays in use until: outlay artifacts promote {out} {digest}"
+        return f"{pointer(out).current} stays in use until: {outlay()} artifacts promote {out} {digest}"
     return f"probe and curves are in {out}; name them in the configuration: probe.artifact: {out}, curves: {out / 'curves.json'}"
 
 

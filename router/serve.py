@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from adapters.shell import outlay
 from router import logs
 from router.admin import Admin
 from router.app import create_app
@@ -114,7 +115,7 @@ def greeting(config: Config, host: str, port: int) -> str:
     """Where it listens, what it offers, and a first thing to try."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     names = ", ".join(["auto", *(f"outlay/{name}" for name in config.names), *config.backends])
-    return f'Outlay listens on {where}/v1\nmodels: {names}\ntry: outlay ask "Use 4 9 10 13 to make 24." --url {where}'
+    return f'Outlay listens on {where}/v1\nmodels: {names}\ntry: {outlay()} ask "Use 4 9 10 13 to make 24." --url {where}'
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from adapters.shell import outlay
 from fleet.demo.asking import CHOSEN, Answer
 from fleet.demo.figures import Row, example, rows, shares, short
 from fleet.demo.rounds import Progress
@@ -122,12 +123,13 @@ def farewell(console: Console, folder: Path, before: Path | None = None) -> None
     console.print(f"\nSaved: {folder / 'frontier.png'}, frontier.svg and results.json (every request with its decision).", soft_wrap=True)
     if before is not None:
         console.print(f"The results of the last whole run are still in {before}.", soft_wrap=True)
+    call = outlay()
     console.print(
         "\n[bold]How to go on[/bold]\n"
-        "  outlay serve                                  the same gateway, at http://127.0.0.1:8080/v1\n"
-        '  outlay ask --stream "Use 4 9 10 13 to make 24."\n'
-        '  outlay explain "Use 4 9 10 13 to make 24."    every plan as the policy sees it, and why the winner won\n'
-        "  outlay serve --config configs/openai.yaml     real backends; also anthropic.yaml, local-servers.yaml, mixed.yaml",
+        f"  {call} serve                                  the same gateway, at http://127.0.0.1:8080/v1\n"
+        f'  {call} ask --stream "Use 4 9 10 13 to make 24."\n'
+        f'  {call} explain "Use 4 9 10 13 to make 24."    every plan as the policy sees it, and why the winner won\n'
+        f"  {call} serve --config configs/openai.yaml     real backends; also anthropic.yaml, local-servers.yaml, mixed.yaml",
         highlight=False,
         soft_wrap=True,
     )

@@ -102,7 +102,7 @@ def free_port() -> int:
         (["ask", "why?", "-c", "none.yaml"], "none.yaml: cannot be read"),
         (["ask", "why?", "-c", "CONFIG", "-p", "balancd"], "no model 'outlay/balancd'"),
         (["ask", "why?", "-c", "CONFIG", "-m", "broken"], "backend 'broken'"),
-        (["ask", "why?", "--url", f"http://127.0.0.1:{free_port()}"], "start one with `outlay serve`"),
+        (["ask", "why?", "--url", f"http://127.0.0.1:{free_port()}"], "outlay serve`"),
         (["ask", "why?", "--url", "nowhere"], "is no address"),
         (["serve", "-c", "none.yaml"], "none.yaml: cannot be read"),
         (["models", "-c", "none.yaml"], "none.yaml: cannot be read"),
