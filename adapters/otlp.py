@@ -114,7 +114,7 @@ def open_exporter(url: str | None) -> SpanExporter:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise MissingExtra("tracing needs OpenTelemetry: pip install 'outlay[otel]'") from error
+        raise MissingExtra("tracing needs OpenTelemetry: pip install '.[otel]' in Outlay's folder") from error
     said = logging.getLogger("opentelemetry.exporter.otlp")
     said.propagate = False
     said.addHandler(HEARD)

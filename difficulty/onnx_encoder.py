@@ -29,7 +29,7 @@ class OnnxEncoder:
 
     def __init__(self, model: str, *, threads: int = 1, max_tokens: int = 512, revision: str | None = None) -> None:
         if lacking := [package for package in NEEDS if find_spec(package) is None]:
-            raise EncoderError(f"encoder 'onnx:{model}' needs {', '.join(lacking)}: pip install 'outlay[general]'")
+            raise EncoderError(f"encoder 'onnx:{model}' needs {', '.join(lacking)}: pip install '.[general]' in Outlay's folder")
         self.name = f"onnx:{model}"
         self._model, self._threads, self._max_tokens, self._revision = model, threads, max_tokens, revision
         self._sessions: dict[tuple[int, ...], Any] = {}

@@ -182,7 +182,7 @@ def _draw(frontiers: Sequence[Frontier], others: Sequence[Method], path: Path) -
     try:
         import matplotlib
     except ImportError as error:
-        raise ConfigError("the picture needs matplotlib: pip install 'outlay[demo]'") from error
+        raise ConfigError("the picture needs matplotlib: pip install '.[demo]' in Outlay's folder") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

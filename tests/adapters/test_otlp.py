@@ -126,5 +126,5 @@ def test_why_nothing_gets_through_is_said_once_in_the_exporters_words(caplog: py
 def test_without_the_package_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra's name."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'outlay\[otel\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[otel\]'"):
         open_exporter(None)

