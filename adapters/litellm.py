@@ -77,7 +77,7 @@ class LiteLLMBackend:
         self.price = options.price or (line.price if line else Price())
         context = options.max_context or (line.max_context if line else None)
         can = (options.continues_prefix, options.native_n, options.logprobs)
-        self.features = Features(*can, context, options.max_tokens, options.caches_prefix)
+        self.features = Features(*can, context, options.max_tokens, options.caches_prefix, line.max_output if line else None)
         self._params = _params(name, options)
         self._request_fields = REQUEST_FIELDS | options.request_fields
         self._secrets = [v for k, v in self._params.items() if isinstance(v, str) and any(word in k for word in SECRET)]

@@ -70,7 +70,7 @@ class OpenAIBackend:
         self.price = options.price or (line.price if line else Price())
         context = options.max_context or (line.max_context if line else None)
         can = (bool(options.continues_prefix), options.native_n, options.logprobs)
-        self.features = Features(*can, context, options.max_tokens, options.caches_prefix)
+        self.features = Features(*can, context, options.max_tokens, options.caches_prefix, line.max_output if line else None)
         self.address, self.has_own_price = options.base_url, options.price is not None
         self._url = f"{options.base_url}/chat/completions"
         secrets = _secret_headers(name, options)

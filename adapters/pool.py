@@ -319,6 +319,7 @@ def _common(backends: Sequence[Backend]) -> Features:
         max_context=min((f.max_context for f in features if f.max_context is not None), default=None),
         max_tokens=_longest([f.max_tokens for f in features]),
         caches_prefix=all(f.caches_prefix for f in features),
+        max_output=min((f.max_output for f in features if f.max_output is not None), default=None),
     )
 
 

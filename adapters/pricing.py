@@ -26,10 +26,11 @@ TOKENS_PER_ATTACHMENT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One model's line in the price list."""
+    """One model's line in the price list; tokens where it says."""
 
     price: Price
     max_context: int | None
+    max_output: int | None
     provider: str
 
 
@@ -59,8 +60,10 @@ def _chat_models(lines: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, 
             read, written = (float(line.get(key) or 0) * 1e6 for key in ("input_cost_per_token", "output_cost_per_token"))
             cached = line.get("cache_read_input_token_cost")
             price = Price(read, written, None if cached is None else min(float(cached) * 1e6, read))
-            longest = line.get("max_input_tokens")
-            yield name, Listing(price, longest if isinstance(longest, int) else None, str(line.get("litellm_provider")))
+            context, output = (
+                size if isinstance(size := line.get(key), int) else None for key in ("max_input_tokens", "max_output_tokens")
+            )
+            yield name, Listing(price, context, output, str(line.get("litellm_provider")))
 
 
 _counted: tuple[tuple[Message, ...], Mapping[str, Any], int] = ((), {}, 0)

@@ -180,6 +180,8 @@ class Features:
     """Output tokens of one answer at most where the request does not say, where known."""
     caches_prefix: bool = False
     """Keeps what it read and wrote: a prompt that begins with it is read from the cache so far (`Call.cached_tokens`)."""
+    max_output: int | None = None
+    """Output tokens of which the model is capable, whatever is asked for, where known."""
 
 
 class Backend(Protocol):

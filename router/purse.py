@@ -84,6 +84,12 @@ class Purse:
         left = self.receipt.left(self.account, USD) if self.receipt else None
         return inf if left is None else (left + self._entry.spent.nano_usd - nano(spent.usd)) / NANO
 
+    @property
+    def budget_usd(self) -> float:
+        """The smallest budget of the key, spent or not; infinite without one."""
+        limits = [limit for (unit, _), limit in zip(METERS, self.account.limits, strict=True) if unit == "usd" and limit is not None]
+        return min(limits) / NANO if limits else inf
+
     def why(self) -> RouterError:
         """Why nothing may be bought any more."""
         assert self.receipt is not None, "only a key's limit asks"

@@ -14,20 +14,24 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any, Literal, TypeVar
 
 from adapters.errors import BackendError, BackendMalformed, VerifierError
 from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from policies.plans import Plan
 from router.candidates import Candidate
-from router.ceiling import Limit, Terms, answer_tariff, scoring_usd
+from router.ceiling import Limit, Tariff, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
 from router.purse import Cost, Cover, Purse
 from router.tracing import Trace
 
 DEFAULT_MAX_TOKENS = 1024
-"""Output tokens assumed as the worst case of one answer where neither request nor backend says."""
+"""Output tokens that one answer may have at least where neither request nor backend says: for less money none is started."""
+
+UNSAID_OF_REQUEST, UNSAID_OF_KEY = 1 / 4, 1 / 64
+"""Beyond those: as many as these shares pay for of what the request has left and of its key's budget. The rest is for calls beside it."""
 
 T = TypeVar("T")
 
@@ -126,14 +130,16 @@ class Run:
         A live answer is streamed to the client while it comes. With `verifier`, no more are bought than can be scored as well.
         Parts cut off at the deadline come (as `cancelled`) only where nothing finished. Raises OutOfBudget or BackendError if nothing came.
         """
-        request, worst = await self._held(lambda: self._within_ceiling(backend, request, verifier))
+        asked, worst = await self._held(lambda: self._within_ceiling(backend, request, verifier))
         try:
-            if request.n == 1 or self.features(backend).native_n:
-                choices = await self._generate(backend, request, live and self.sink is not None)
+            if asked.n == 1 or self.features(backend).native_n:
+                choices = await self._generate(backend, asked, live and self.sink is not None)
             else:
-                choices = successes(await attempts(self._generate(backend, one, False) for one in _split(request)))
+                choices = successes(await attempts(self._generate(backend, one, False) for one in _split(asked)))
         finally:
             self._let_go(worst)
+        if (asked.max_tokens or inf) < self._whole(backend, request) and any(choice.finish_reason == "length" for choice in choices):
+            self.truncated_by = self._scarce
         return [choice for choice in choices if choice.finish_reason != "cancelled"] or choices
 
     async def score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Scored]:
@@ -260,9 +266,26 @@ class Run:
     def _terms(self, backend: str, request: ChatRequest, verifier: str | None) -> Terms:
         target = self.backends[backend]
         tokens_in = target.count_tokens(request)
-        longest = _longest(request, target.features, tokens_in)
-        usual = min(longest, math.ceil(self.typical_tokens.get(backend, longest)))
-        return Terms(answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None), tokens_in, longest, usual)
+        tariff = answer_tariff(target, tokens_in, self.verifiers[verifier] if verifier else None)
+        said = request.max_tokens or target.features.max_tokens
+        longest = _in_context(said or self._unsaid(tariff, request.n, target.features, tokens_in), target.features, tokens_in)
+        usual = min(longest, math.ceil(self.typical_tokens.get(backend, said or DEFAULT_MAX_TOKENS)))
+        return Terms(tariff, tokens_in, longest, usual)
+
+    def _unsaid(self, tariff: Tariff, n: int, features: Features, tokens_in: int) -> int:
+        """How long each of `n` answers may be where nobody says: as long as the model can write, where there is plenty of money for it."""
+        room = None if features.max_context is None else features.max_context - 3 * tokens_in // 2  # a prompt's tokens are counted roughly
+        able = min((most for most in (features.max_output, room) if most is not None), default=0)
+        share_usd = min(UNSAID_OF_REQUEST * self._left_usd, UNSAID_OF_KEY * self.purse.budget_usd)
+        return max(min(DEFAULT_MAX_TOKENS, features.max_output or DEFAULT_MAX_TOKENS), tariff.longest(share_usd, n, able))
+
+    def _whole(self, backend: str, request: ChatRequest) -> float:
+        """How long an answer would be allowed to be if money were no object; infinity where nobody knows."""
+        features = self.features(backend)
+        said = request.max_tokens or features.max_tokens or features.max_output
+        if said is None and features.max_context is None:
+            return inf
+        return _in_context(said or NO_END, features, self.backends[backend].count_tokens(request))
 
     @property
     def _scarce(self) -> Limit:
@@ -400,9 +423,8 @@ async def _attempt(call: Coroutine[Any, Any, list[Choice]]) -> list[Choice] | Fa
         return failure
 
 
-def _longest(request: ChatRequest, features: Features, tokens_in: int) -> int:
-    """Output tokens of one answer at most: as the request says, and as fits into the backend's context."""
-    longest = request.max_tokens or features.max_tokens or DEFAULT_MAX_TOKENS
+def _in_context(longest: int, features: Features, tokens_in: int) -> int:
+    """So many output tokens, or as many as fit into the backend's context."""
     return longest if features.max_context is None else max(1, min(longest, features.max_context - tokens_in))
 
 

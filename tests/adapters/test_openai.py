@@ -433,10 +433,10 @@ def test_the_last_event_needs_no_empty_line() -> None:
 
 
 def test_prices_come_from_litellms_list_without_importing_it() -> None:
-    """A known model has its price and context; a configured price wins; an unknown model costs nothing."""
+    """A known model has its price, its context and how much it can write; a configured price wins; an unknown model costs nothing."""
     known = OpenAIBackend("b", OpenAIOptions(model="openai/gpt-4o-mini"))
     assert known.price == Price(pytest.approx(0.15), pytest.approx(0.6), pytest.approx(0.075))
-    assert known.features.max_context == 128000
+    assert (known.features.max_context, known.features.max_output) == (128000, 16384)
     assert OpenAIBackend("b", OpenAIOptions(model="gpt-4o-mini", price={"input_usd_per_mtok": 3}, max_context=5)).price == Price(3, 0)
     assert OpenAIBackend("b", OpenAIOptions(model="my-own")).price == Price()
     assert listed("anthropic/gpt-4o-mini") is None

@@ -14,6 +14,8 @@ from adapters.scripted import ScriptedBackend, ScriptedOptions, scripted
 from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price, Verdict
 from router.candidates import Candidate
 from router.ceiling import Tariff
+from router.keys import new_key
+from router.purse import Purse
 from router.run import DEFAULT_MAX_TOKENS, Limits, OutOfBudget, Run, Scored, attempts
 from tests.router.strategies.doubles import ASKED, ScriptedVerifier, a_run, stalls_after, yielding
 
@@ -36,7 +38,7 @@ async def test_fewer_answers_are_asked_for_before_they_are_shortened(ceiling, n,
     assert len(await run.generate("small", ASKED.but(n=4, max_tokens=20))) == n
     assert (backend.requests[0].n, backend.requests[0].max_tokens) == (n, max_tokens)
     assert run.spent_usd <= ceiling
-    assert run.truncated_by == ("cost" if n < 4 else None)
+    assert run.truncated_by == ("cost" if n * max_tokens < 4 * 20 else None)
 
 
 async def test_an_answer_that_may_not_fit_is_not_started():
@@ -67,6 +69,55 @@ async def test_the_backend_says_how_long_an_answer_can_be(features, longest):
     backend.features = features
     await a_run(backend, limits=Limits(cost_usd=2000)).generate("small", ASKED)
     assert backend.requests[0].max_tokens == longest
+
+
+@pytest.mark.parametrize(
+    ("features", "cost_usd", "budget_usd", "longest"),
+    [
+        (Features(max_output=5000), 20_000, None, 5000),  # what the model can write, where a quarter of the money pays for it
+        (Features(max_output=5000), 8_000, None, 2000),  # else what that quarter pays for
+        (Features(max_output=5000), 2_000, None, DEFAULT_MAX_TOKENS),  # but no less than what is expected of any answer
+        (Features(max_output=5000), 20_000, 128_000, 2000),  # of a key's budget it is a smaller part
+        (Features(max_output=500), 20_000, None, 500),  # a model that cannot write more is not asked to
+        (Features(max_output=5000, max_context=3010), 20_000, None, 3000),  # prompt and answer share the context
+        (Features(max_output=5000, max_tokens=70), 20_000, None, 70),  # what the operator says, holds
+        (Features(), 20_000, None, DEFAULT_MAX_TOKENS),  # and of an unknown model no more is asked than any has room for
+        (Features(max_output=5000), float("inf"), None, None),  # without a limit on money nothing is said
+    ],
+)
+async def test_an_answer_of_unsaid_length_is_as_long_as_model_and_money_allow(features, cost_usd, budget_usd, longest):
+    """Nobody said how long it may be, so it is cut by what the model can write, or where money ends; and what it may cost is set aside."""
+    backend = scripted("small", "6", price=A_DOLLAR_A_WORD)
+    backend.features = features
+    purse = Purse(key := new_key("web", budget_usd={"day": budget_usd})[1], key.account)
+    await a_run(backend, limits=Limits(cost_usd=cost_usd), purse=purse).generate("small", ASKED)
+    assert backend.requests[0].max_tokens == longest
+
+
+async def test_answers_of_unsaid_length_leave_money_for_those_beside_them():
+    """Six at once, money for six of the expected length and a few: each is begun, and together they stay under the ceiling."""
+    backend = slow(price=A_DOLLAR_A_WORD)
+    backend.features = Features(max_output=50_000)
+    run = a_run(backend, limits=Limits(cost_usd=10 * DEFAULT_MAX_TOKENS))
+    await attempts(run.generate("small", ASKED) for _ in range(6))
+    allowed = [request.max_tokens or 0 for request in backend.requests]
+    assert len(allowed) == 6
+    assert min(allowed) >= DEFAULT_MAX_TOKENS < max(allowed)
+    assert sum(allowed) <= 10 * DEFAULT_MAX_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("text", "max_tokens", "truncated_by"),
+    [("w " * 3000, None, "cost"), ("w " * 3000, 2000, None), ("w " * 5, None, None)],
+)
+async def test_an_answer_that_money_cut_is_marked(text, max_tokens, truncated_by):
+    """Not one that ended by itself, nor one that is as long as was asked for."""
+    backend = scripted("small", text, price=A_DOLLAR_A_WORD)
+    backend.features = Features(max_output=50_000)
+    run = a_run(backend, limits=Limits(cost_usd=4_000))
+    (answer,) = await run.generate("small", ASKED.but(max_tokens=max_tokens))
+    assert (answer.finish_reason == "length") == (len(text) > 10)
+    assert run.truncated_by == truncated_by
 
 
 @settings(max_examples=60, deadline=None)
