@@ -85,6 +85,8 @@ class RemoteOptions(Resilience):
     timeout_s: float = Field(60, gt=0, description="for a plain answer as a whole, for a stream until each next piece")
     max_concurrency: int = Field(256, ge=1, description="calls under way at once")
     max_waiting: int = Field(1024, ge=0, description="calls that may wait for their turn; more are turned away at once")
-    max_tokens: int | None = Field(None, ge=1, description="of an answer, where the request does not say")
+    max_tokens: int | None = Field(
+        None, ge=1, description="of an answer, where the request does not say; unset: as long as model and money allow, see docs/operate.md"
+    )
     max_context: int | None = Field(None, ge=1, description="tokens of prompt and answer; unset: that of the price list, if known")
     caches_prefix: bool = Field(False, description="the server reads a prompt that it has just read from its cache: plans count on it")

@@ -29,7 +29,9 @@ from router.certificate import held_to
 from router.config import Config, parse
 from router.errors import ConfigError
 from router.pacing import objective_of
+from router.parts import Parts
 from router.record import facts_from_json
+from router.run import DEFAULT_MAX_TOKENS
 from router.splits import shown
 from router.yaml_errors import read_yaml
 
@@ -79,15 +81,14 @@ def check(path: Path, console: Console | None = None) -> int:
     console = console or Console(soft_wrap=True)
     raw, lacking = read_yaml(path), set[str]()
     config = parse(raw, str(path))
-    market = _market(parse(_filled(raw, lacking), str(path)))
+    built = _built(parse(_filled(raw, lacking), str(path)))
+    market = built.market
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     for variable in sorted(lacking):
         console.print(f"note: the environment variable {variable} is not set; `serve` will need it", markup=False)
     console.print(_worst_cases(config, market))
-    for line in chain(_budgets(config, market), _tried(config)):
+    for line in chain(_budgets(config, market), _tried(config), _unknown(config, built)):
         console.print(line, markup=False)
-    for name in (name for name, options in config.backends.items() if options.kind in PAID and not any(market.prices.get(name, (0, 0)))):
-        console.print(f"note: backends.{name}: no price is known; its calls count as free, and no limit on cost holds them", markup=False)
     tests = path.with_name(f"{path.stem}_test.yaml")
     if not tests.exists():
         console.print(f"no {tests.name}: the policies are not tested")
@@ -104,15 +105,28 @@ def failures(path: Path, config: Config, market: Market | None = None) -> list[t
     tests = path.with_name(f"{path.stem}_test.yaml")
     if not tests.exists():
         return []
-    market = market or _market(config)
+    market = market or _built(config).market
     return [(test, found) for test in read_tests(tests).tests if (found := run_test(test, config, market))]
 
 
-def _market(config: Config) -> Market:
-    """Prices and curves, as `serve` will have them."""
+def _built(config: Config) -> Parts:
+    """What `serve` will have: prices and curves among it."""
     built = parts(config)
     held_to(config.policies, built, config.probe)
-    return built.market
+    return built
+
+
+def _unknown(config: Config, built: Parts) -> Iterator[str]:
+    """Backends of which something that costs money is not known."""
+    for name in (name for name, options in config.backends.items() if options.kind in PAID):
+        able = built.backends[name].features
+        if not any(built.market.prices.get(name, (0, 0))):
+            yield f"note: backends.{name}: no price is known; its calls count as free, and no limit on cost holds them"
+        elif not (able.max_tokens or able.max_output or able.max_context):
+            yield (
+                f"note: backends.{name}: nobody knows how long its answers may be; where money is limited, one that the request gives no "
+                f"max_tokens is cut at {DEFAULT_MAX_TOKENS:,} tokens: set max_tokens or max_context"
+            )
 
 
 def _filled(value: Any, lacking: set[str]) -> Any:

@@ -290,6 +290,25 @@ def test_check_needs_no_secret_to_say_what_a_plan_costs(tmp_path: Path, capsys: 
     assert judged_usd > 4 * alone_usd
 
 
+def test_check_names_backends_of_which_something_is_not_known(tmp_path: Path, capsys: Captured) -> None:
+    """Without a price no limit holds; without a length answers may be cut. What is on the price list, or said in the file, is known."""
+    path = tmp_path / "outlay.yaml"
+    path.write_text("""
+    backends:
+      listed: {model: openai/gpt-4.1-mini, api_key: x}
+      free: {model: my-own, base_url: "http://127.0.0.1:1/v1"}
+      short: {model: my-own, base_url: "http://127.0.0.1:1/v1", price: {output_usd_per_mtok: 1}}
+      said: {model: my-own, base_url: "http://127.0.0.1:1/v1", price: {output_usd_per_mtok: 1}, max_tokens: 4096}
+      context: {model: my-own, base_url: "http://127.0.0.1:1/v1", price: {output_usd_per_mtok: 1}, max_context: 8192}
+    policies: {one: {rules: [{otherwise: {single: {backend: listed}}}]}}
+    """)
+    assert outlay("check", str(path)) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert [line.split(":")[1] for line in notes] == [" backends.free", " backends.short"]
+    assert "no price is known" in notes[0]
+    assert "cut at 1,024 tokens" in notes[1]
+
+
 def test_check_says_what_of_a_configuration_cannot_be_built(tmp_path: Path, capsys: Captured) -> None:
     """What `serve` would stop at is no valid configuration."""
     path = tmp_path / "outlay.yaml"
