@@ -130,15 +130,15 @@ class Run:
         A live answer is streamed to the client while it comes. With `verifier`, no more are bought than can be scored as well.
         Parts cut off at the deadline come (as `cancelled`) only where nothing finished. Raises OutOfBudget or BackendError if nothing came.
         """
-        asked, worst = await self._held(lambda: self._within_ceiling(backend, request, verifier))
+        sent, worst = await self._held(lambda: self._within_ceiling(backend, request, verifier))
         try:
-            if asked.n == 1 or self.features(backend).native_n:
-                choices = await self._generate(backend, asked, live and self.sink is not None)
+            if sent.n == 1 or self.features(backend).native_n:
+                choices = await self._generate(backend, sent, live and self.sink is not None)
             else:
-                choices = successes(await attempts(self._generate(backend, one, False) for one in _split(asked)))
+                choices = successes(await attempts(self._generate(backend, one, False) for one in _split(sent)))
         finally:
             self._let_go(worst)
-        if (asked.max_tokens or inf) < self._whole(backend, request) and any(choice.finish_reason == "length" for choice in choices):
+        if any(choice.finish_reason == "length" for choice in choices) and (sent.max_tokens or inf) < self._whole(backend, request):
             self.truncated_by = self._scarce
         return [choice for choice in choices if choice.finish_reason != "cancelled"] or choices
 

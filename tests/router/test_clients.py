@@ -9,6 +9,7 @@ from tests.adapters.stub_server import StubServer
 
 async def test_langchain_is_at_home(gateway: str, stub: StubServer) -> None:
     """Plain, streamed, with tools, and with structured output."""
+    import httpx
     from langchain_openai import ChatOpenAI
     from pydantic import BaseModel
 
@@ -17,18 +18,20 @@ async def test_langchain_is_at_home(gateway: str, stub: StubServer) -> None:
 
         city: str
 
-    def chat(model: str, **more: Any) -> Any:
-        return ChatOpenAI(model=model, base_url=gateway, api_key="none", max_retries=0, **more)
+    async with httpx.AsyncClient() as http:  # its own one would stay open in a cache of LangChain's
 
-    answer = await chat("auto", temperature=0.3).ainvoke("hello there")
-    assert len(answer.content.split()) == 8
-    assert answer.usage_metadata["output_tokens"] == 8
-    chunks = [chunk async for chunk in chat("words", stream_usage=True).astream("hello there")]
-    assert len("".join(chunk.content for chunk in chunks).split()) == 8
-    assert sum(chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata) == 8
-    called = await chat("tools").bind_tools([Weather]).ainvoke("weather?")
-    assert called.tool_calls[0]["args"] == {"city": "Berlin"}
-    assert stub.requests[-1]["tools"][0]["function"]["name"] == "Weather"
+        def chat(model: str, **more: Any) -> Any:
+            return ChatOpenAI(model=model, base_url=gateway, api_key="none", max_retries=0, http_async_client=http, **more)
+
+        answer = await chat("auto", temperature=0.3).ainvoke("hello there")
+        assert len(answer.content.split()) == 8
+        assert answer.usage_metadata["output_tokens"] == 8
+        chunks = [chunk async for chunk in chat("words", stream_usage=True).astream("hello there")]
+        assert len("".join(chunk.content for chunk in chunks).split()) == 8
+        assert sum(chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata) == 8
+        called = await chat("tools").bind_tools([Weather]).ainvoke("weather?")
+        assert called.tool_calls[0]["args"] == {"city": "Berlin"}
+        assert stub.requests[-1]["tools"][0]["function"]["name"] == "Weather"
 
 
 async def test_litellm_is_at_home(gateway: str, stub: StubServer) -> None:
