@@ -14,4 +14,4 @@ def wilson(right: int, n: int, z: float = Z95) -> tuple[float, float]:
     p, zz = right / n, z * z / n
     centre = (p + zz / 2) / (1 + zz)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n)) / (1 + zz)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # the share is in it, also where rounding has it outside

@@ -44,6 +44,8 @@ def test_the_interval_is_wilsons() -> None:
     assert wilson(20, 20)[1] == 1
     assert wilson(20, 20)[0] == pytest.approx(1 - 0.1611, abs=5e-5)
     assert wilson(0, 0) == (0, 1)
+    assert {wilson(n, n)[1] for n in range(1, 300)} == {1}
+    assert {wilson(0, n)[0] for n in range(1, 300)} == {0}
 
 
 def test_quantiles_lie_between_the_values() -> None:
