@@ -13,9 +13,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from math import hypot
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 from tqdm import tqdm
@@ -23,10 +26,11 @@ from tqdm import tqdm
 from benchmarks.fleet_log import CONFIG, DEFAULT, read
 from benchmarks.harness import PAGES, command, interval, parser, publish, table
 from difficulty.artifact import open_probe
-from difficulty.belief import Scores, logit, sigmoid
+from difficulty.belief import PLAIN, Scores, logit, sigmoid
 from difficulty.curves import Curves
 from difficulty.learn import fit_scores
 from difficulty.probe import Estimate
+from policies import optimise
 from policies.policy import Optimiser
 from router.assembly import parts
 from router.baselines import Array, Log, Method, baselines, best_of, cost_at, single
@@ -56,10 +60,13 @@ class World:
     policy: Optimiser
     rows: Rows
     estimates: Mapping[str, Estimate]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Constants of `policies.optimise` that are others in it."""
 
     def frontier(self, name: str, multipliers: Sequence[float]) -> Method:
         """The policy over its dial."""
-        runs = [play(self.parts, at(self.policy, multiplier), self.rows, self.estimates) for multiplier in multipliers]
+        with patch.multiple(optimise, **self.settings) if self.settings else nullcontext():
+            runs = [play(self.parts, at(self.policy, multiplier), self.rows, self.estimates) for multiplier in multipliers]
         right, cost = (np.array([[getattr(p, of) for p in run] for run in runs]) for of in ("right", "cost_usd"))
         return Method(name, right, cost)
 
@@ -114,7 +121,17 @@ def ablations(world: World) -> Iterator[tuple[str, World]]:
         "no latent difficulty (t = 0)",
         world.curves(lambda c: replace(c, success={k: replace(v, spread=0.0) for k, v in c.success.items()})),
     )
-    yield "no tempering (kappa = 1)", world.curves(lambda c: replace(c, tempering=1.0))
+    yield (
+        "no difficulty of a model's own (s = 0)",
+        world.curves(lambda c: replace(c, success={k: replace(v, spread=hypot(v.spread, v.own), own=0.0) for k, v in c.success.items()})),
+    )
+    yield "what may follow a plan is not counted", replace(world, settings={"OPEN_ENOUGH": 2.0})
+    yield "what may follow is one case, not four by the score", replace(world, settings={"CASES": 1})
+    yield "samples in batches of 4 at least", replace(world, settings={"BATCHES": (4, 8, 16)})
+    yield (
+        "revisions and searches are plain draws (no channel)",
+        world.curves(lambda c: replace(c, plans={k: replace(v, channel=PLAIN) for k, v in c.plans.items()})),
+    )
     yield (
         "scores alike on easy and hard prompts",
         world.curves(lambda c: replace(c, scores={k: _one_table(v) for k, v in c.scores.items()})),
