@@ -225,6 +225,9 @@ def reading(findings: Mapping[str, Finding], means: Mapping[str, Any], by_set: M
         a right answer is worth.""",
         f"""What is learned from the very task ("own log") comes to {_reached(own)}.{known} A log in which few leaders ever change says
         little of what a lead is worth.""",
+        """On CRUXEval, where a vote is no likelier right than one answer, the aim was to stop at one or two samples. It is missed: votes
+        alone do not show that they are of no use. Other tasks say that a lead is worth much, and even what the own log says it is worth
+        pays for a third sample at this price; that it is worth nothing shows in marks only.""",
         f"""Each prompt was voted on in {orders[0]} to {orders[-1]} orders, which the intervals do not hold. The form of the rule was chosen
         among some dozens of variants that were tried on these same sets, so its figures are on the friendly side; that a leader is likelier
         right the more it leads, however the race came there, was seen on them too.""",
