@@ -98,8 +98,8 @@ def test_the_service_starts_with_what_was_accepted(proof: Path, tmp_path: Path) 
     [
         ({"objective": {"value_of_correct_usd": 1e-5}}, "does not accept value_of_correct_usd: 1e-05; it accepts 0.002, 0.001"),
         ({"objective": {"value_of_correct_usd": 1e-3, "value_of_second_usd": 1e-4}}, "write value_of_second_usd: 0"),
-        ({"limits": {"cost_usd": 0.02}}, "run `outlay certify` again"),
-        ({"explore": 0.1}, "run `outlay certify` again"),
+        ({"limits": {"cost_usd": 0.02}}, "certify` again, or take them back"),
+        ({"explore": 0.1}, "certify` again, or take them back"),
     ],
 )
 def test_what_was_not_accepted_is_not_started(proof: Path, tmp_path: Path, change: dict[str, Any], message: str, capsys: Captured) -> None:
@@ -129,7 +129,7 @@ def test_a_certificate_that_is_none_is_not_started(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`outlay certify` writes it"):
         accepted_by(tmp_path, tmp_path / "none.json")
     (tmp_path / "forged.json").write_text('{"format": 1}')
-    with pytest.raises(ConfigError, match="run `outlay certify` again"):
+    with pytest.raises(ConfigError, match="certify` again, or take them back"):
         accepted_by(tmp_path, tmp_path / "forged.json")
 
 
