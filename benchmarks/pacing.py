@@ -32,7 +32,7 @@ BURST_AT, BURST_LASTS, BURST = 10 / 24, 0.5 / 24, 6
 DAYS = 3
 FIRST_DAY = 20_000
 BUDGET_USD = 30e-6 * REQUESTS
-"""A sixth less than what the shipped policy `balanced` was found to spend on so many puzzles: docs/fleet-plans.md."""
+"""About what the shipped policy `balanced` was found to spend on so many puzzles: docs/fleet-plans.md."""
 AGAIN = 8
 """Requests between two looks at the tally: a process hears of what others spend now and then only."""
 RATES = (0.003, 0.01, 0.03)
@@ -300,7 +300,7 @@ READING = [
     "",
     "- On days whose shape is known every rule meets the budget within about half a percent. There the plain rule at a rate of 0.01",
     "  is level with ours, also on the day of the burst and the shift. Ours is ahead on the first day, and has no rate to be set wrong.",
-    "- A multiplier fixed on the day before overspends by a quarter, by burst and shift together; for its spend it is no better.",
+    "- A multiplier fixed on the day before overspends, by burst and shift together; for its spend it is no better.",
     "- The first day is lost by the forecast: nothing says at night that the morning will be busier. How careful to be then (`CAUTION`",
     "  in policies/pacing.py) was chosen among four on a simulated first day of this kind, which it helps, and one of even traffic, which",
     "  it costs something. So the figures of the first day are not independent of that choice; it holds for all rules alike.",
