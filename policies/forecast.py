@@ -116,7 +116,7 @@ def _outline(
             of_size = {n: _draws(plan, market, size, n) for n in set(sizes)}
             rows = [of_size[n] for n in sizes]
         case Revise():
-            rows = [_revision(plan, market, size, fit, i) for i in range(drawn, plan.rounds)]
+            return Outline(plan, tuple(_revision(plan, market, size, fit, i) for i in range(drawn, plan.rounds)))
         case TreeSearch():
             rows = [_tree(plan, market, size, fit)]
         case Ensemble():
@@ -192,13 +192,13 @@ def _spent(
 
 
 def _revision(plan: Revise, market: Market, size: Size, fit: PlanFit, attempt: int) -> Stage:
-    """The attempt of that number (from 0): the first is a plain sample, later ones draw through the plan's channel."""
+    """The attempt of that number (from 0): the first is a plain sample at its price, what was seen of the plan is of the later ones."""
     if attempt == 0:
         return _draws(plan, market, size, 1)
     size = size._replace(read=size.read | ({plan.backend, plan.verifier} & market.caches))
     out = market.curves.tokens_of(plan.backend).mean(size.input_tokens)
     context = min(attempt, REVISIONS_IN_CONTEXT) * (out + VERDICT_TOKENS)
-    return _draws(plan, market, size, 1, fit.channel, context)
+    return _scaled(_draws(plan, market, size, 1, fit.channel, context), fit)
 
 
 def _tree(plan: TreeSearch, market: Market, size: Size, fit: PlanFit) -> Stage:

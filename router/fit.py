@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from difficulty.learn_success import fit_success, posterior
 from difficulty.learn_votes import Sampled, fit_agreement, fit_votes
 from difficulty.votes import Votes
 from policies.facts import Facts, Market
-from policies.forecast import stages
+from policies.forecast import Stage, stages
 from policies.plans import BestOfN, Ensemble, Plan, Revise, TreeSearch
 
 Rows = Sequence[Mapping[str, Any]]
@@ -146,7 +145,7 @@ class CurveFit:
         return answers | {name: fit_latency([0] * len(rows), [c[5] for c in rows]) for name, rows in self._calls("score").items()}
 
     def _channel(self, plan: Revise | TreeSearch, logits: Mapping[str, Array], weights: Mapping[str, Array]) -> Channel:
-        """Of a revision: every attempt after a wrong one. Of a search: its chosen answer."""
+        """Of a revision: every attempt after wrong ones alone, as after a right one none is asked for. Of a search: its chosen answer."""
         index: list[int] = []
         right: list[float] = []
         for i, row in enumerate(self.rows):
@@ -155,12 +154,13 @@ class CurveFit:
                 if isinstance(plan, TreeSearch) and trace.get("chosen") is not None:
                     index, right = [*index, i], [*right, marks[trace["chosen"]]]
                 elif isinstance(plan, Revise):
-                    after_wrong = [mark for before, mark in pairwise(marks) if before == 0]
+                    after_wrong = [mark for i, mark in enumerate(marks) if i and not any(marks[:i])]
                     index, right = [*index, *[i] * len(after_wrong)], [*right, *after_wrong]
         return fit_channel(logits[plan.backend][index], weights[plan.backend][index], right)
 
     def _with_factors(self, curves: Curves) -> Curves:
-        """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums."""
+        """The curves with each chain's cost and seconds over what the forecast says of it, as the ratio of sums; of a revision, beyond its
+        first attempt, which is a plain sample."""
         market = replace(self.market, curves=curves)
         fits = dict(curves.plans)
         for plan in (p for p in self.plans if p.key in fits):
@@ -169,11 +169,17 @@ class CurveFit:
                 for trace in (t for t in row["traces"] if t["plan"] == plan.key and not t.get("failed")):
                     tokens = next(c[3] for c in next(iter(samples(row).values()))["calls"])
                     forecast = stages(plan, market, Facts(input_tokens=tokens))
-                    seen += [trace["cost_usd"], trace["latency_s"]]
-                    said += [sum(s.cost_usd for s in forecast), sum(s.latency_s for s in forecast)]
-            ratio = np.where(said > 0, seen / np.maximum(said, 1e-12), 1.0)
+                    plain = forecast[:1] if isinstance(plan, Revise) else ()
+                    seen += np.array([trace["cost_usd"], trace["latency_s"]]) - _spent(plain)
+                    said += _spent(forecast) - _spent(plain)
+            ratio = np.where((said > 0) & (seen > 0), seen / np.maximum(said, 1e-12), 1.0)
             fits[plan.key] = replace(fits[plan.key], cost=float(ratio[0]) or 1.0, latency=float(ratio[1]) or 1.0)
         return replace(curves, plans=fits)
+
+
+def _spent(rows: Sequence[Stage]) -> Array:
+    """US dollars and seconds of stages, as expected, [2]."""
+    return np.array([sum(row.cost_usd for row in rows), sum(row.latency_s for row in rows)], dtype=np.float64)
 
 
 def learn_curves(rows: Rows, fitted: FittedProbe, market: Market, plans: Iterable[Plan], source: str) -> Curves:

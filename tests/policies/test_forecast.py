@@ -82,6 +82,17 @@ def test_one_draw_is_a_single_answer(ease: float) -> None:
     assert single[1].quality == pytest.approx(belief(ease).p_correct("small"))
 
 
+def test_the_first_attempt_of_a_revision_is_a_sample_at_its_price() -> None:
+    """What was seen of the plan is of its later attempts: else its first would look cheaper than the same answer by another plan."""
+    plan = Revise(backend="small", verifier="reward")
+    market = but(MARKET, curves=but(CURVES, plans={plan.key: PlanFit(cost=0.5, latency=2.0)}))
+    (first, later, *_), (seen, seen_later, *_) = (stages(plan, m, FACTS) for m in (MARKET, market))
+    (single,) = stages(Single(backend="small", verifier="reward"), market, FACTS)
+    assert first == seen == single
+    assert seen_later.cost_usd == pytest.approx(later.cost_usd / 2)
+    assert seen_later.latency_s == pytest.approx(later.latency_s * 2)
+
+
 def searched(ease: float, channel: Channel, verifier: str = "reward") -> Outlook:
     plan = TreeSearch(backend="small", verifier=verifier)
     market = but(MARKET, curves=but(CURVES, plans={plan.key: PlanFit(channel)}))

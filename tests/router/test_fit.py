@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from policies.facts import Market
-from policies.plans import BestOfN, Ensemble
+from policies.plans import BestOfN, Ensemble, Revise
 from router.fit import LEAST, CurveFit
 
 
@@ -65,3 +65,15 @@ def test_one_answer_that_a_verifier_likes_is_one_mistake_however_often_it_is_giv
         return CurveFit(rows, {"small": np.zeros(len(rows))}, Market(), [])._scores({"small": p}, p)["reward"]
 
     assert scores_of(16, 4) == scores_of(1, 1)
+
+
+def test_a_revision_is_learned_from_attempts_that_would_be_asked_for() -> None:
+    """What a recorded chain did to an answer that was right says nothing of one after wrong answers alone."""
+    plan = Revise(backend="small", verifier="reward")
+
+    def channel(chains: list[list[float]]) -> Any:
+        rows = [{"traces": [{"plan": plan.key, "answers": [{"correct": mark} for mark in marks]}]} for marks in chains]
+        fit = CurveFit(rows, {"small": np.zeros(len(rows))}, Market(), [plan])
+        return fit._channel(plan, {"small": np.zeros((len(rows), 1))}, {"small": np.ones((len(rows), 1))})
+
+    assert channel([[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]) == channel([[0.0, 1.0], [0.0, 0.0, 1.0]])
