@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 from urllib.parse import urlsplit
@@ -23,10 +24,12 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 600.0
 """An entry that is not written again for so long is let go: its process died."""
+TIMEOUT_S = 1.0
+"""Past it Redis is gone. Longer than for a cache: to go on without the ledger costs more than to wait for it."""
 CLOSED_S = 60.0
 """A closed entry is remembered so long in Redis, so that a writing repeated for want of a reply is not booked twice."""
 AT_ONCE = 64
-"""Entries that are told together to a Redis that came back."""
+"""Entries that go together in one round trip."""
 SCRIPT = Path(__file__).with_suffix(".lua")
 
 WhenDown = Literal["memory", "refuse"]
@@ -66,11 +69,12 @@ class MemoryLedger:
 
 
 class RedisLedger:
-    """Shared by processes; each writing is one round trip. Beside it stands a copy in memory, which is asked while Redis is gone."""
+    """Shared by processes. A writing is one round trip, and those that come while one is under way go together with the next: a crowd takes
+    one connection and few round trips. Beside it stands a copy in memory, which is asked while Redis is gone."""
 
     def __init__(
         self, url: str, prefix: str = "outlay:ledger:", *, lease_s: float = LEASE_S, when_down: WhenDown = "memory",
-        timeout_s: float = 0.25, retry_s: float = 5.0, clock: Clock | None = None,
+        timeout_s: float = TIMEOUT_S, retry_s: float = 5.0, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         self._link = RedisLink(url, "ledger", timeout_s=timeout_s, retry_s=retry_s)
         self._script = self._link.redis.register_script(SCRIPT.read_text())
@@ -80,7 +84,8 @@ class RedisLedger:
         """By account: windows and counters of the newest receipt, for a Redis that comes back without its memory."""
         self._untold: dict[tuple[str, str], tuple[Account, Entry]] = {}
         """Entries that were written while Redis was gone, in their last state."""
-        self._telling = asyncio.Lock()
+        self._outbox: list[tuple[Account, Entry, asyncio.Future[Receipt]]] = []
+        self._courier: asyncio.Task[None] | None = None
 
     @property
     def down(self) -> bool:
@@ -92,7 +97,7 @@ class RedisLedger:
         if entry.asks:  # it may be granted there: should Redis fall before it answers, nobody is promised the same money here
             self._copy.book(account, replace(entry, kept=entry.wanted))
         try:
-            receipt = cast(Receipt, await self._link.ask(lambda: self._told(account, entry)))
+            receipt = await self._posted(account, entry)
         except RedisGone:
             return self._alone(account, entry)
         self._copied(account, entry, receipt)
@@ -100,8 +105,11 @@ class RedisLedger:
 
     async def aclose(self) -> None:
         """Tell what is untold, if Redis is there, and close the connections."""
+        if self._courier is not None:
+            await self._courier
         if self._untold:
             try:
+                self._link.try_again()
                 await self._tell()
             except Exception as error:  # whatever the reason, the loss has to be said
                 log.error("ledger %s: %d entries were never told (%s)", self._link.where, len(self._untold), type(error).__name__)
@@ -109,32 +117,62 @@ class RedisLedger:
 
     # --- Redis --------------------------------------------------------------------------------------------------------
 
-    async def _told(self, account: Account, entry: Entry) -> Receipt:
-        if self._untold:
-            await self._tell()
-        return await self._run(account, entry)
+    async def _posted(self, account: Account, entry: Entry) -> Receipt:
+        """What Redis said. The entry goes also where the request is cancelled meanwhile."""
+        if self._link.left_alone:
+            raise RedisGone
+        reply: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._outbox.append((account, entry, reply))
+        if self._courier is None or self._courier.done():
+            self._courier = asyncio.ensure_future(self._carry())
+        return await reply
+
+    async def _carry(self) -> None:
+        """Bring what waits, first of all what Redis missed. If it is gone, all who wait are told at once."""
+        while self._outbox:
+            some, self._outbox = self._outbox[:AT_ONCE], self._outbox[AT_ONCE:]
+            try:
+                await self._tell()
+                receipts = await self._link.ask(partial(self._written, [letter[:2] for letter in some]))
+            except Exception as error:  # whatever it is, it is theirs who wait
+                some, self._outbox = some + self._outbox, []
+                for *_, reply in some:
+                    if not reply.done():
+                        reply.set_exception(error)
+            else:
+                for (*_, reply), receipt in zip(some, receipts, strict=True):
+                    if not reply.done():
+                        reply.set_result(receipt)
 
     async def _tell(self) -> None:
-        """What Redis missed, in one round trip for some; an entry leaves the list when Redis has it, unless it was written again."""
-        falls = self._link.falls
-        async with self._telling:
-            if self._link.falls > falls:  # whoever told before us waited in vain; a crowd would do so one after the other
-                raise RedisGone
-            missed = list(self._untold.items())  # what comes meanwhile is the next one's to tell: under load there is no end of it
-            for first in range(0, len(missed), AT_ONCE):
-                await self._tell_some(missed[first : first + AT_ONCE])
+        """What Redis missed; an entry leaves the list when Redis has it, unless it was written again."""
+        missed = list(self._untold.items())  # what comes meanwhile is the next one's to tell: under load there is no end of it
+        for first in range(0, len(missed), AT_ONCE):
+            await self._link.ask(partial(self._tell_some, missed[first : first + AT_ONCE]))
 
     async def _tell_some(self, some: Sequence[tuple[tuple[str, str], tuple[Account, Entry]]]) -> None:
-        async with self._link.redis.pipeline(transaction=False) as pipe:
-            for _, (account, entry) in some:
-                await self._script(*self._asked(account, entry), client=pipe)
-            for (key, told), said in zip(some, await pipe.execute(), strict=True):
-                self._heard(told[0], said)
-                if self._untold.get(key) is told:
-                    del self._untold[key]
+        await self._written([told for _, told in some])
+        for key, told in some:
+            if self._untold.get(key) is told:
+                del self._untold[key]
 
-    async def _run(self, account: Account, entry: Entry) -> Receipt:
-        return self._heard(account, await self._script(*self._asked(account, entry)))
+    async def _written(self, some: Sequence[tuple[Account, Entry]]) -> list[Receipt]:
+        """Entries in one round trip, one after the other, each of them atomically."""
+        from redis.exceptions import NoScriptError
+
+        try:
+            said = await self._run(some)
+        except NoScriptError:  # a Redis that is new to us, or began anew
+            await self._link.redis.script_load(self._script.script)
+            said = await self._run(some)
+        return [self._heard(account, each) for (account, _), each in zip(some, said, strict=True)]
+
+    async def _run(self, some: Sequence[tuple[Account, Entry]]) -> Sequence[Any]:
+        async with self._link.redis.pipeline(transaction=False) as pipe:
+            for account, entry in some:
+                keys, arguments = self._asked(account, entry)
+                pipe.evalsha(self._script.sha, len(keys), *keys, *arguments)
+            return cast(Sequence[Any], await pipe.execute())
 
     def _asked(self, account: Account, entry: Entry) -> tuple[list[str], list[Any]]:
         """Keys and arguments of the script."""
@@ -193,11 +231,11 @@ def _newer(seen: tuple[Sequence[int], Sequence[int]] | None, receipt: Receipt) -
     return seen[0], tuple(map(max, seen[1], receipt.used))
 
 
-def build_ledger(url: str, *, lease_s: float = LEASE_S, when_down: WhenDown = "memory") -> Ledger:
+def build_ledger(url: str, *, lease_s: float = LEASE_S, when_down: WhenDown = "memory", timeout_s: float = TIMEOUT_S) -> Ledger:
     """The ledger that a URL names: `memory://`, or `redis://`, `rediss://`, `unix://`. Nothing is connected yet. Raises LedgerError."""
     if urlsplit(url).scheme == "memory":
         return MemoryLedger(lease_s)
     try:
-        return RedisLedger(url, lease_s=lease_s, when_down=when_down)
+        return RedisLedger(url, lease_s=lease_s, when_down=when_down, timeout_s=timeout_s)
     except ValueError as error:
         raise LedgerError(f"'{without_password(url)}' is not a Redis URL ({error}); write redis://host:6379/0") from None

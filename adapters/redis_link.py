@@ -1,6 +1,7 @@
-"""A connection to a Redis that may be gone: it answers within a bound, or is left alone for a while.
+"""A few connections to a Redis that may be gone: it answers within a bound, or is left alone for a while.
 
-Whoever uses it decides what to do without it; here it is only known whether it is worth asking.
+Whoever uses it decides what to do without it; here it is only known whether it is worth asking. A crowd of our own must not look like a
+Redis that is gone: it waits its turn for the few connections, and time in which our own loop was too busy to read an answer does not count.
 """
 
 from __future__ import annotations
@@ -8,13 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
+
+CONNECTIONS = 16
+"""Of one link, opened when they are needed. More do not make it faster: what a command takes is mostly our own processor's time."""
+STEPS = 50
+"""Parts of a timeout. To open a connection and have an answer over it takes some ten turns of the loop."""
 
 
 class RedisGone(Exception):
@@ -33,22 +40,27 @@ class RedisLink:
 
         again = Retry(NoBackoff(), 1, supported_errors=(Dropped,))  # an idle connection may have died; a slow Redis is not asked twice
         pool = aioredis.BlockingConnectionPool.from_url(
-            url, timeout=timeout_s, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=again
-        )
+            url, max_connections=CONNECTIONS, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=again
+        )  # its timeouts count our own loop's time too: see `patience`
         self.redis = aioredis.Redis.from_pool(pool)
-        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)
-        self._retry_s, self._clock, self._retry_at = retry_s, clock, 0.0
+        self._failures: tuple[type[Exception], ...] = (RedisError, OSError)  # a TimeoutError is an OSError
+        self._timeout_s, self._retry_s, self._clock, self._retry_at = timeout_s, retry_s, clock, 0.0
         self._what, self.where = what, without_password(url)
         self._running: set[asyncio.Future[Any]] = set()
-        self._turns = asyncio.Semaphore(pool.max_connections)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self.down = False
         """Redis did not answer last time."""
         self.falls = 0
         """How often it did not."""
 
+    @property
+    def left_alone(self) -> bool:
+        """It was down, and is not to be asked yet, or somebody asks it just now."""
+        return self.down and self._clock() < self._retry_at
+
     async def ask(self, command: Callable[[], Awaitable[Any]]) -> Any:
         """The answer to a command. Raises RedisGone, at once while Redis is left alone."""
-        if self.down and self._clock() < self._retry_at:
+        if self.left_alone:
             raise RedisGone
         self._retry_at = self._clock() + self._retry_s  # while this one tries a Redis that was down, the others do not wait for it
         task = asyncio.ensure_future(self._in_turn(command, self.falls))
@@ -62,7 +74,8 @@ class RedisLink:
             if self.falls > falls:
                 raise RedisGone
             try:
-                answer = await command()
+                async with patience(self._timeout_s):
+                    answer = await command()
             except self._failures as error:
                 if not str(error).startswith("WRONGTYPE"):  # alive, but the key is somebody else's
                     self._went_down(error)
@@ -95,6 +108,31 @@ class RedisLink:
         if self.down:
             log.warning("%s %s is back", self._what, self.where)
         self.down = False
+
+
+@asynccontextmanager
+async def patience(timeout_s: float) -> AsyncIterator[None]:
+    """Raises TimeoutError past so many seconds in which our loop could have read an answer.
+
+    They pass in steps, and one that ends late, because the loop was busy or the process had no processor, counts as one. So an answer that
+    lies there is read before the time is up, where a plain timeout, due as well, would come first.
+    """
+    loop, limit = asyncio.get_running_loop(), asyncio.timeout(None)
+
+    def step(left: int) -> asyncio.Handle:
+        nonlocal timer
+        timer = loop.call_later(timeout_s / STEPS, step, left - 1) if left else loop.call_soon(limit.reschedule, loop.time())
+        return timer
+
+    try:
+        async with limit:
+            timer = step(STEPS)
+            try:
+                yield
+            finally:
+                timer.cancel()
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {timeout_s:g} s") from None
 
 
 def without_password(url: str) -> str:

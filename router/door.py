@@ -79,4 +79,5 @@ def open_door(config: Config) -> Door:
     if options is None:
         return Door()
     ring = KeyRing(Path(options.path), config.names, config.backends)
-    return Door(ring, Teller(build_ledger(options.ledger, lease_s=options.lease_s, when_down=options.when_down), options.wait_s))
+    ledger = build_ledger(options.ledger, lease_s=options.lease_s, when_down=options.when_down, timeout_s=options.timeout_s)
+    return Door(ring, Teller(ledger, options.wait_s))

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adapters.event_log import STREAM
-from adapters.ledger import WhenDown
+from adapters.ledger import TIMEOUT_S, WhenDown
 from adapters.options import PriceOption
 from adapters.types import Price
 from difficulty.service import ProbeServiceOptions
@@ -90,6 +90,9 @@ class KeysOptions(Frozen):
     ledger: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
     when_down: WhenDown = Field(
         "memory", description="while the ledger's Redis is gone: go on with what is known in memory, marked; or refuse"
+    )
+    timeout_s: float = Field(
+        TIMEOUT_S, gt=0, description="without an answer for so long the ledger's Redis is gone; time in which this process is busy does not count"
     )
     lease_s: float = Field(600, gt=0, description="what a process that died held is free again after so long; longer than the longest call")
     wait_s: float = Field(5, ge=0, description="a request waits so long for others of its key, where only what they hold is in its way")
