@@ -291,7 +291,7 @@ class Stage:
 
     async def receipts(self) -> dict[str, Receipt]:
         """What the ledger in Redis says of each key, asked past the gateway."""
-        ledger = RedisLedger(self.redis.url, timeout_s=10)
+        ledger = RedisLedger(self.redis.url)
         try:
             return {name: await ledger.write(key.account, Entry("usage")) for name, key in self.keys.kept.items()}
         finally:

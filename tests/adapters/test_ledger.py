@@ -52,7 +52,7 @@ def clock() -> FakeClock:
 async def ledger(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[Ledger]:
     built: Ledger = MemoryLedger(60, clock)
     if request.param == "redis":
-        built = RedisLedger(request.getfixturevalue("redis_url"), lease_s=60, timeout_s=5, clock=clock)
+        built = RedisLedger(request.getfixturevalue("redis_url"), lease_s=60, clock=clock)
     yield built
     await built.aclose()
 
@@ -63,7 +63,7 @@ async def redis_ledger(redis_url: str, clock: FakeClock) -> AsyncIterator[Callab
     made: list[RedisLedger] = []
 
     def make(**options: Any) -> RedisLedger:
-        made.append(RedisLedger(redis_url, **{"lease_s": 60, "timeout_s": 5, "retry_s": 0, "clock": clock, **options}))
+        made.append(RedisLedger(redis_url, **{"lease_s": 60, "retry_s": 0, "clock": clock, **options}))
         return made[-1]
 
     yield make
@@ -263,7 +263,7 @@ async def test_redis_says_what_the_rules_say(redis_url: str, ours: Account, move
     """The Lua and the Python are one rule: over any course of minutes, days, months and leases every receipt is the same."""
     clock = FakeClock()
     ours = replace(ours, id=f"k{next(_run)}")
-    memory, redis = MemoryLedger(600, clock), RedisLedger(redis_url, lease_s=600, timeout_s=5, clock=clock)
+    memory, redis = MemoryLedger(600, clock), RedisLedger(redis_url, lease_s=600, clock=clock)
     for waits, entry in played(moves):
         clock.now += waits
         assert replace(await redis.write(ours, entry), now_s=0) == replace(await memory.write(ours, entry), now_s=0)
@@ -293,26 +293,22 @@ async def test_what_is_on_its_way_to_redis_is_not_promised_twice(
     redis_ledger: Callable[..., RedisLedger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis grants one and falls before it has answered: another waits for the same money, and gets what is left beside it."""
-    ours, ledger, answered = account(usd_day=100), redis_ledger(), asyncio.Event()
-    run, ask = ledger._run, ledger._link.ask
+    ours, ledger, answered = account(usd_day=100), redis_ledger(retry_s=60), asyncio.Event()
+    run = ledger._run
 
-    async def late(*said: Any) -> Any:
-        receipt = await run(*said)
+    async def late(some: Any) -> Any:
+        said = await run(some)
         await answered.wait()
-        return receipt
-
-    async def gone(_: Any) -> Any:
-        raise RedisGone
+        return said
 
     monkeypatch.setattr(ledger, "_run", late)
     first = asyncio.ensure_future(ledger.write(ours, Entry("a", wanted=usd(80))))
     await asyncio.sleep(0)
-    monkeypatch.setattr(ledger._link, "ask", gone)
+    ledger._link._went_down(OSError("it fell"))
     assert (await ledger.write(ours, Entry("b", wanted=usd(30)))).verdict == "busy"
     assert (await ledger.write(ours, Entry("c", wanted=usd(20)))).verdict == "granted"
     answered.set()
     assert (await first).verdict == "granted"
-    monkeypatch.setattr(ledger._link, "ask", ask)
 
 
 async def test_what_was_spent_without_redis_is_not_forgotten_for_an_older_answer(
@@ -389,7 +385,7 @@ async def test_closing_tells_what_is_untold(redis_ledger: Callable[..., RedisLed
 
 async def test_redis_keeps_its_own_time(redis_url: str) -> None:
     """Without a clock of the tests', leases end by the server's: a hold of no length is let go by the next writing."""
-    ledger = RedisLedger(redis_url, lease_s=0.001, timeout_s=5)
+    ledger = RedisLedger(redis_url, lease_s=0.001)
     ours = account(usd_day=100)
     await ledger.write(ours, Entry("dead", wanted=usd(80)))
     await asyncio.sleep(0.005)
@@ -465,3 +461,69 @@ async def test_telling_ends_also_where_more_to_tell_keeps_coming(
     assert told == 1
     assert (await one.write(ours, Entry("later"))).used[DAY_USD] == 2
     monkeypatch.setattr(one, "_tell_some", tell)
+
+
+# --- a crowd --------------------------------------------------------------------------------------------------------------
+
+
+def round_trips(ledger: RedisLedger, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries went with each, from now on."""
+    run, sizes = ledger._run, []
+
+    async def counted(some: Any) -> Any:
+        sizes.append(len(some))
+        return await run(some)
+
+    monkeypatch.setattr(ledger, "_run", counted)
+    return sizes
+
+
+async def test_a_crowd_goes_together(
+    redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred that write at once take one connection and four round trips, and each is told its own verdict."""
+    one, ours = redis_ledger(), account(usd_day=1000)
+    await one.write(ours, Entry("first"))
+    sizes = round_trips(one, monkeypatch)
+    receipts = await asyncio.gather(*(one.write(ours, Entry(f"r{i}", wanted=usd(10 if i % 2 else 1001))) for i in range(200)))
+    assert sizes == [64, 64, 64, 8]
+    assert [receipt.verdict for receipt in receipts] == ["short", "granted"] * 100
+    assert redis_server.command("CLIENT", "LIST").count(b"id=") == 2  # this one's, and the ledger's
+
+
+async def test_a_crowd_finds_out_together_that_redis_hangs(
+    redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One round trip is waited for in vain; those behind it go on alone, and all of it is told later."""
+    one, ours = redis_ledger(timeout_s=0.1), account(usd_day=10**9)
+    sizes = round_trips(one, monkeypatch)
+    redis_server.process.send_signal(signal.SIGSTOP)
+    receipts = await asyncio.gather(*(one.write(ours, Entry(f"r{i}", usd(1), 1, closed=True)) for i in range(200)))
+    redis_server.process.send_signal(signal.SIGCONT)
+    assert (sizes, {receipt.degraded for receipt in receipts}) == ([64], {True})
+    assert (await one.write(ours, Entry("now"))).used[DAY_USD] == 200
+
+
+async def test_what_a_cancelled_request_wrote_is_written(redis_ledger: Callable[..., RedisLedger]) -> None:
+    """Its entry was on its way; and those that went with it get their answers."""
+    one, ours = redis_ledger(), account(usd_day=100)
+    left = asyncio.ensure_future(one.write(ours, Entry("left", spent=usd(7), closed=True)))
+    stays = asyncio.ensure_future(one.write(ours, Entry("stays", spent=usd(2), closed=True)))
+    await asyncio.sleep(0)
+    left.cancel()
+    assert (await stays).used[DAY_USD] == 9
+    assert left.cancelled()
+
+
+async def test_an_error_of_our_own_reaches_all_who_wait(redis_ledger: Callable[..., RedisLedger], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is left waiting, and the next writing is carried as if nothing had been."""
+    one, ours = redis_ledger(), account(usd_day=100)
+
+    async def broken(some: Any) -> Any:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as once:
+        once.setattr(one, "_run", broken)
+        found = await asyncio.gather(*(one.write(ours, Entry(f"r{i}")) for i in range(100)), return_exceptions=True)
+    assert {type(error) for error in found} == {ZeroDivisionError}
+    assert (await one.write(ours, Entry("now", wanted=usd(1)))).verdict == "granted"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
+import time
+from typing import Any
 
 import pytest
 
@@ -62,3 +66,59 @@ async def test_one_asks_for_all_whether_redis_is_back(redis_url: str) -> None:
     assert await link.ask(link.redis.ping)
     assert not link.down
     await link.aclose()
+
+
+async def test_time_in_which_our_own_loop_is_busy_does_not_count(redis_url: str) -> None:
+    """Each turn of the loop takes longer than Redis is given: it still has its answer, over a connection that is first opened."""
+    link, busy = RedisLink(redis_url, "test", timeout_s=0.02, retry_s=60), True
+
+    async def works() -> None:
+        while busy:
+            time.sleep(0.03)  # noqa: ASYNC251
+            await asyncio.sleep(0)
+
+    work = asyncio.ensure_future(works())
+    assert await link.ask(link.redis.ping)
+    assert not link.down
+    busy = False
+    await work
+    await link.aclose()
+
+
+@pytest.mark.parametrize("timeout_s", [0.05, 60])
+async def test_a_redis_that_is_slow_has_so_long(redis_url: str, redis_server: Any, timeout_s: float) -> None:
+    """It hangs while it is asked: within `timeout_s` that is waited for, past it Redis is gone."""
+    link, patient = RedisLink(redis_url, "test", timeout_s=timeout_s, retry_s=60), timeout_s > 1
+    await link.ask(link.redis.ping)
+    redis_server.process.send_signal(signal.SIGSTOP)
+    asked = asyncio.ensure_future(link.ask(link.redis.ping))
+    await asyncio.wait({asked}, timeout=0.3 if patient else None)
+    redis_server.process.send_signal(signal.SIGCONT)
+    assert (await asyncio.gather(asked, return_exceptions=True) == [True]) is patient
+    assert link.down is not patient
+    await link.aclose()
+
+
+@pytest.mark.parametrize("answers", range(5))
+async def test_a_redis_that_falls_silent_is_noticed_wherever_it_does(answers: int, caplog: pytest.LogCaptureFixture) -> None:
+    """In the middle of opening a connection as well as after; the connection is given up, and the log says how long was waited."""
+    closed = asyncio.Event()
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = answers
+        while said := await reader.read(4096):
+            commands = min(left, len(re.findall(rb"\*\d+\r\n", said)))
+            writer.write(b"+OK\r\n" * commands)
+            left -= commands
+        writer.close()
+        closed.set()
+
+    listening = await asyncio.start_server(server, "127.0.0.1", 0)
+    link = RedisLink(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0", "test", timeout_s=0.05, retry_s=60)
+    with pytest.raises(RedisGone):
+        await link.ask(lambda: link.redis.mget("a", "b"))
+    await closed.wait()
+    assert "does not answer (TimeoutError: no answer in 0.05 s)" in caplog.text
+    await link.aclose()
+    listening.close()
+    await listening.wait_closed()

@@ -177,12 +177,12 @@ def a_config(path: Path, **options: Any) -> Config:
 
 
 def test_every_option_reaches_what_it_steers(file: Path) -> None:
-    """Ledger, lease, wait and what is done while Redis is down."""
+    """Ledger, lease, waits and what is done while Redis is down."""
     kept(file)
-    teller = open_door(a_config(file, ledger="redis://localhost:1/0", lease_s=7, wait_s=3, when_down="refuse"))._teller
+    teller = open_door(a_config(file, ledger="redis://localhost:1/0", lease_s=7, wait_s=3, timeout_s=2, when_down="refuse"))._teller
     assert teller is not None
     ledger: Any = teller.ledger
-    assert (teller.wait_s, ledger._lease_s, ledger._when_down) == (3, 7, "refuse")
+    assert (teller.wait_s, ledger._lease_s, ledger._when_down, ledger._link._timeout_s) == (3, 7, "refuse", 2)
 
 
 # --- commands -----------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ async def tried(router: Router, ask: Ask) -> Outcome | RouterError:
 
 @pytest.fixture(params=["memory", "redis"])
 async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
-    built = MemoryLedger() if request.param == "memory" else RedisLedger(request.getfixturevalue("redis_url"), timeout_s=10)
+    built = MemoryLedger() if request.param == "memory" else RedisLedger(request.getfixturevalue("redis_url"))
     yield built
     await built.aclose()
 
@@ -103,7 +103,7 @@ async def test_a_key_that_pays_for_all_serves_all(ledger: Ledger) -> None:
 async def test_two_processes_share_one_budget(redis_url: str) -> None:
     """Each has its own line of those who wait; together they spend no more than there is, and nearly all of it."""
     mine = dollars(day=500)
-    ledgers = [RedisLedger(redis_url, timeout_s=10) for _ in range(2)]
+    ledgers = [RedisLedger(redis_url) for _ in range(2)]
     tellers = [Teller(one, wait_s=60) for one in ledgers]
     gateway = router(delay_s=0.001)
     found = await asyncio.gather(*(tried(gateway, asking(mine, tellers[i % 2])) for i in range(80)))
@@ -194,7 +194,7 @@ async def test_a_client_that_leaves_in_the_middle_pays_for_what_was_made() -> No
 async def test_a_process_that_dies_holds_for_the_length_of_a_lease(redis_url: str) -> None:
     """Killed between reserving and settling: what it held is free again when its lease is over, and not before."""
     now = [1_800_000_000.0]
-    ledger = RedisLedger(redis_url, lease_s=30, timeout_s=10, clock=lambda: now[0])
+    ledger = RedisLedger(redis_url, lease_s=30, clock=lambda: now[0])
     mine, teller = dollars(month=50), Teller(ledger, wait_s=0)
     dying = asking(mine, teller).purse
     await dying._admit(router()._open(replace(asking(mine, teller), purse=dying)).first_cost)
@@ -206,7 +206,7 @@ async def test_a_process_that_dies_holds_for_the_length_of_a_lease(redis_url: st
 
 async def test_redis_killed_in_mid_run_loses_nothing(redis_server: Any, redis_url: str) -> None:
     """Requests go on, marked; when Redis is back, empty as it is, it is told every dollar of before, during and after."""
-    ledger = RedisLedger(redis_url, timeout_s=10, retry_s=0)
+    ledger = RedisLedger(redis_url, retry_s=0)
     mine, teller, gateway = dollars(day=10_000), Teller(ledger, wait_s=5), router(delay_s=0.01)
     before = [await gateway.answer(asking(mine, teller)) for _ in range(3)]
     flying = [asyncio.ensure_future(gateway.answer(asking(mine, teller))) for _ in range(20)]
@@ -223,7 +223,7 @@ async def test_redis_killed_in_mid_run_loses_nothing(redis_server: Any, redis_ur
 
 async def test_a_server_may_refuse_while_redis_is_gone() -> None:
     """`when_down: refuse` gives 503 and spends nothing."""
-    mine, teller = dollars(day=1000), Teller(RedisLedger("redis://127.0.0.1:1/0", when_down="refuse", timeout_s=0.2), 1)
+    mine, teller = dollars(day=1000), Teller(RedisLedger("redis://127.0.0.1:1/0", when_down="refuse"), 1)
     error = await tried(router(), asking(mine, teller))
     assert isinstance(error, LedgerDown)
     assert error.status == 503
