@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 
 CONNECTIONS = 16
-"""Of one link, opened when they are needed. More do not make it faster: what a command takes is mostly our own processor's time."""
+"""Of one link, opened as they are needed. To open them costs time of our own, and just when there is least of it."""
 STEPS = 50
-"""Parts of a timeout. To open a connection and have an answer over it takes some ten turns of the loop."""
+"""Parts of a timeout, and so the turns that our loop has at least: to open a connection and have an answer over it takes about ten."""
 
 
 class RedisGone(Exception):
@@ -41,7 +41,7 @@ class RedisLink:
         again = Retry(NoBackoff(), 1, supported_errors=(Dropped,))  # an idle connection may have died; a slow Redis is not asked twice
         pool = aioredis.BlockingConnectionPool.from_url(
             url, max_connections=CONNECTIONS, timeout=None, socket_timeout=None, socket_connect_timeout=None, retry=again
-        )  # its timeouts count our own loop's time too: see `patience`
+        )  # none of its own timeouts: they count what our loop is busy with, see `patience`
         self.redis = aioredis.Redis.from_pool(pool)
         self._failures: tuple[type[Exception], ...] = (RedisError, OSError)  # a TimeoutError is an OSError
         self._timeout_s, self._retry_s, self._clock, self._retry_at = timeout_s, retry_s, clock, 0.0
@@ -117,22 +117,24 @@ async def patience(timeout_s: float) -> AsyncIterator[None]:
     They pass in steps, and one that ends late, because the loop was busy or the process had no processor, counts as one. So an answer that
     lies there is read before the time is up, where a plain timeout, due as well, would come first.
     """
-    loop, limit = asyncio.get_running_loop(), asyncio.timeout(None)
+    loop, limit, step_s = asyncio.get_running_loop(), asyncio.timeout(None), timeout_s / STEPS
+    timer: asyncio.TimerHandle
 
-    def step(left: int) -> asyncio.Handle:
+    def step(left: int) -> None:
         nonlocal timer
-        timer = loop.call_later(timeout_s / STEPS, step, left - 1) if left else loop.call_soon(limit.reschedule, loop.time())
-        return timer
+        if left:
+            timer = loop.call_later(step_s, step, left - 1)
+        else:
+            limit.reschedule(loop.time())
 
+    timer = loop.call_later(step_s, step, STEPS - 1)
     try:
         async with limit:
-            timer = step(STEPS)
-            try:
-                yield
-            finally:
-                timer.cancel()
+            yield
     except TimeoutError:
         raise TimeoutError(f"no answer in {timeout_s:g} s") from None
+    finally:
+        timer.cancel()
 
 
 def without_password(url: str) -> str:

@@ -92,7 +92,7 @@ class KeysOptions(Frozen):
         "memory", description="while the ledger's Redis is gone: go on with what is known in memory, marked; or refuse"
     )
     timeout_s: float = Field(
-        TIMEOUT_S, gt=0, description="without an answer for so long the ledger's Redis is gone; time in which this process is busy does not count"
+        TIMEOUT_S, gt=0, description="past it the ledger's Redis is gone; time in which this process is too busy to read does not count"
     )
     lease_s: float = Field(600, gt=0, description="what a process that died held is free again after so long; longer than the longest call")
     wait_s: float = Field(5, ge=0, description="a request waits so long for others of its key, where only what they hold is in its way")

@@ -478,9 +478,7 @@ def round_trips(ledger: RedisLedger, monkeypatch: pytest.MonkeyPatch) -> list[in
     return sizes
 
 
-async def test_a_crowd_goes_together(
-    redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_crowd_goes_together(redis_ledger: Callable[..., RedisLedger], redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred that write at once take one connection and four round trips, and each is told its own verdict."""
     one, ours = redis_ledger(), account(usd_day=1000)
     await one.write(ours, Entry("first"))
