@@ -6,6 +6,7 @@ AdapterError
 │   │   └── BackendBusy     our own queue before it is full            (retryable; says nothing of the backend's health)
 │   ├── BackendTimeout      no answer within the backend's time        (retryable)
 │   ├── BackendRefused      the request is not acceptable to it (4xx)  (final; the message is meant for the caller)
+│   │   └── BackendWithheld     an answer came, but filtered or refused: the next of its fallbacks is asked
 │   └── BackendMalformed    an answer that is none: bad JSON, no choices, cut off (retryable)
 ├── VerifierError           a verifier did not score
 ├── CacheError              a cache did not answer
@@ -58,6 +59,13 @@ class BackendRefused(BackendError):
         super().__init__(backend, message)
         self.status = status
         self.code = code
+
+
+class BackendWithheld(BackendRefused):
+    """An answer came that was filtered or refused; where nobody has a better one, it is the answer all the same."""
+
+    def __init__(self, backend: str) -> None:
+        super().__init__(backend, "the answer was filtered or refused", code="content_filter")
 
 
 class VerifierError(AdapterError):

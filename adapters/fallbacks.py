@@ -1,7 +1,8 @@
 """A backend with others that answer in its place: a chain that is a backend itself.
 
 The others are asked in their order, each once, when the first fails in one of the ways that `fallback_on` names; a stream only before its
-first delta, for what was read cannot be taken back. Where none answers, the first one's error says why.
+first word, for what was read cannot be taken back. An answer that was filtered or refused is such a failure, and goes out if nobody has a
+better one. Where none answers, the first one's error says why.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from dataclasses import replace
 from typing import cast
 
 from adapters.deployment import blames_us
-from adapters.errors import BackendError, BackendRefused
+from adapters.errors import BackendError, BackendRefused, BackendWithheld
 from adapters.options import FallbackOn
-from adapters.types import Attempt, Backend, Call, ChatRequest, Delta
+from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta
 
 CODES = {"context_length_exceeded": "context_length", "content_filter": "content_filter", "content_policy_violation": "content_filter"}
 TOO_LONG = re.compile(r"maximum context length|context (window|size|length)|prompt is too long|too many (input )?tokens", re.IGNORECASE)
@@ -33,46 +34,62 @@ class Fallbacks:
         self.backend, self._others, self._on, self._clock = backend, others, on, clock
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
-        """The answer of the first that gives one."""
+        """The answer of the first that gives one; where all that there is was withheld, that."""
         first_error: BackendError | None = None
+        kept: list[Choice] = []
         for backend in (self.backend, *self._others):
             if first_error is not None and not await self._may(backend, request, call):
                 continue
             try:
                 with self._part(backend, call) as part:
                     await backend.complete(request, part)
+                    self._take_back(part, kept)
                 return
             except BackendError as error:
                 first_error = first_error or error
                 if call.choices or not self._helps(error):
                     break
         assert first_error is not None, "the first backend is asked in any case"
+        call.choices += kept
         try:
-            raise first_error
+            if not kept:
+                raise first_error
         finally:
             del first_error  # from the frame that the error holds
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
-        """The same, streamed."""
+        """The same, streamed. Where a refusal would be fallen back from, its words wait for its end."""
         first_error: BackendError | None = None
+        kept, unsaid = list[Choice](), list[Delta]()
         for backend in (self.backend, *self._others):
             if first_error is not None and not await self._may(backend, request, call):
                 continue
-            begun = False
+            begun, held = False, list[Delta]()
             try:
                 with self._part(backend, call) as part:
                     async with aclosing(cast(AsyncGenerator[Delta], backend.stream(request, part))) as deltas:
                         async for delta in deltas:
-                            begun = True
-                            yield delta
+                            held.append(delta)
+                            begun = begun or delta.says or "content_filter" not in self._on
+                            while begun and held:
+                                yield held.pop(0)
+                    if not begun:
+                        unsaid = unsaid or held
+                        self._take_back(part, kept)
+                for delta in held:
+                    yield delta
                 return
             except BackendError as error:
                 first_error = error if begun else first_error or error
                 if begun or not self._helps(error):
                     break
         assert first_error is not None, "the first backend is asked in any case"
+        call.choices += kept
         try:
-            raise first_error
+            if not kept:
+                raise first_error
+            for delta in unsaid:
+                yield delta
         finally:
             del first_error  # from the frame that the error holds
 
@@ -91,6 +108,14 @@ class Fallbacks:
     def states(self) -> dict[str, str]:
         """Of the first backend's deployments."""
         return dict(getattr(self.backend, "states", dict)())
+
+    def _take_back(self, part: Call, kept: list[Choice]) -> None:
+        """An answer that was withheld is a failure, if the configuration wants another backend asked then; the first one is kept."""
+        if "content_filter" in self._on and part.choices and all(choice.withheld for choice in part.choices):
+            kept += [] if kept else part.choices
+            part.choices = []
+            part.attempts = [replace(one, outcome=BackendWithheld.__name__) if one.outcome == "ok" else one for one in part.attempts]
+            raise BackendWithheld(self.name)
 
     def _helps(self, error: BackendError) -> bool:
         """Whether the configuration wants another backend asked after this error."""

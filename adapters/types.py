@@ -71,6 +71,13 @@ class Choice:
     stopped_by: str | None = None
     """The stop string that ended it (not part of `text`); None at the model's own end, or where the backend does not say."""
 
+    @property
+    def withheld(self) -> str:
+        """Why it is no answer, or only the beginning of one: `content_filter`, or a `refusal` in its place; empty if it is one."""
+        if self.finish_reason == "content_filter":
+            return "content_filter"
+        return "refusal" if not self.text and (self.message or {}).get("refusal") else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Delta:
@@ -86,6 +93,11 @@ class Delta:
     """Other fields of the backend's delta (tool_calls, refusal, ...), as they came."""
     comment: str = ""
     """Not part of an answer: a word on how the work goes, for a client that asked for it."""
+
+    @property
+    def says(self) -> bool:
+        """Whether an answer has begun with it: with more than its end, or than a refusal."""
+        return bool(self.text or (self.fields or {}).keys() - {"refusal"})
 
 
 @dataclass(frozen=True, slots=True)

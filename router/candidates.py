@@ -31,12 +31,17 @@ class Candidate:
     cluster: str = ""
     """How it behaves, where the verifier can tell: those of one cluster vote as one."""
     fault: str = ""
-    """Why it has not the form that the request asks for (a JSON Schema); empty where it has, or none is asked for."""
+    """Why it is not what was asked for: it has not the form (a JSON Schema), or its backend withheld it; empty where it is."""
 
     @property
     def text(self) -> str:
         """The answer's text."""
         return self.choice.text
+
+    @property
+    def lacks(self) -> str:
+        """What a client misses where nothing better came: the `form`, or what was withheld; empty of an answer that may be one."""
+        return self.choice.withheld or ("form" if self.fault else "")
 
 
 def best(pool: Sequence[Candidate]) -> Candidate | None:
@@ -60,7 +65,7 @@ def distinct(first: Candidate, pool: Sequence[Candidate], pattern: str | None = 
     return tuple(found.values())
 
 
-def _rank(candidate: Candidate) -> tuple[bool, bool, bool, float]:
-    """Of the form asked for, whole, scored, by score: in this order."""
+def _rank(candidate: Candidate) -> tuple[bool, bool, bool, bool, float]:
+    """Of the form asked for, not withheld, whole, scored, by score: in this order."""
     finished = candidate.choice.finish_reason != "cancelled"
-    return not candidate.fault, finished, candidate.score is not None, candidate.score or 0.0
+    return not candidate.fault, not candidate.choice.withheld, finished, candidate.score is not None, candidate.score or 0.0

@@ -313,13 +313,14 @@ class Job:
             return ()
         if self.several:
             pattern = next((action.plan.answer for action in self.actions if isinstance(action.plan, BestOfN | Ensemble)), None)
-            return distinct(self.best, self.run.pool, pattern)[: self.request.n]
+            sound = [c for c in self.run.pool if not c.fault] or self.run.pool  # one with a fault goes out only where all have one
+            return distinct(self.best, sound, pattern)[: self.request.n]
         others = [c for c in self.run.pool if c is not self.best and c.backend == self.best.backend]
         return (self.best, *others[: self.request.n - 1])
 
     def filling(self) -> Plan | None:
         """The samples to be drawn beyond what the policy bought, where fewer distinct choices came of it than are asked for."""
-        missing = self.request.n - len(self.choices)
+        missing = self.request.n - sum(not choice.fault for choice in self.choices)
         if self.best is None or not self.several or missing <= 0 or self.fills == FILLS or self.request.temperature == 0:
             return None
         self.fills += 1
@@ -370,7 +371,8 @@ class Job:
     def evidence(self, plan: Plan, answers: Sequence[Candidate]) -> list[Evidence]:
         """What answers of one plan say. One that repeats another's text is no news; of a search, only its best answer is.
 
-        An answer without the form that the request asks for is none, so it says nothing: the policy goes on as if it had not come.
+        An answer without the form that the request asks for, or one that was withheld, is none, so it says nothing: the policy goes on
+        as if it had not come.
         """
         if isinstance(plan, BestOfN) and answers and all(answer.score is None for answer in answers):
             return self._vote(plan, answers)
@@ -435,7 +437,7 @@ class Job:
         self.belief = self.belief.after(evidence)
         action.chance = max(self.belief.chances[before:], default=0.0)
         chance_before = max(self.belief.chances[:before], default=0.0)
-        if self.best is None or (not chosen.fault, action.chance) >= (not self.best.fault, chance_before):
+        if self.best is None or _standing(chosen, action.chance) >= _standing(self.best, chance_before):
             self.best = chosen
 
     def chance_of(self, answer: Candidate, channel: Channel) -> float:
@@ -454,6 +456,11 @@ class Job:
             raw = 0.0 if answer.choice.finish_reason == "length" else answer.raw_score
             return self.parts.market.curves.scores_of(answer.verifier).seen(answer.backend, raw, channel)
         return Evidence(answer.backend, channel)
+
+
+def _standing(answer: Candidate, chance: float) -> tuple[bool, bool, float]:
+    """What makes one answer better than another's of an earlier plan: that it is one, that it says something, and its chance."""
+    return not answer.fault, not answer.choice.withheld, chance
 
 
 def _same_draws(one: Plan, other: Plan) -> bool:

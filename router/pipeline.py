@@ -239,7 +239,7 @@ class Router:
                 job.run.truncated_by = None
                 backend = next((name for name in plan.backends if name not in job.run.down), plan.backends[0])
                 goes_on = await self._act(job, Single(backend=backend), live=True)
-            if not goes_on or (job.single_only and job.best is not None):
+            if not goes_on or (job.single_only and job.best is not None and not job.best.choice.withheld):
                 return
         while (plan := job.filling()) is not None and await self._act(job, plan, live=False):
             pass
@@ -315,6 +315,8 @@ class Router:
     def _block(self, job: Job) -> dict[str, Any]:
         if job.ask.purse.degraded:
             job.run.degraded.add("ledger")
+        if job.best is not None and job.best.lacks:
+            job.run.degraded.add(job.best.lacks)
         beside = shown_beside(job) if job.ask.verbose else ()
         return {**block(job), "shadow_policies": beside} if beside else block(job)
 
@@ -374,17 +376,18 @@ class Router:
 
 
 class _Live:
-    """A sink that knows whether anything went out: what a client has read cannot be taken back."""
+    """A sink that knows whether anything went out: what a client has read cannot be taken back. A refusal waits for what follows it."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.begun = job, False
+        self.job, self.begun, self._held = job, False, list[Delta]()
 
     async def __call__(self, delta: Delta) -> None:
         assert self.job.sink is not None
-        if not self.begun and (delta.text or delta.fields):
-            self.job.first_token_s = self.job.run.elapsed_s
-        self.begun = True
-        await self.job.sink(delta)
+        self._held.append(delta)
+        if not self.begun and delta.says:
+            self.begun, self.job.first_token_s = True, self.job.run.elapsed_s
+        while self.begun and self._held:
+            await self.job.sink(self._held.pop(0))
 
 
 async def _progress(job: Job, comment: str) -> None:

@@ -120,7 +120,8 @@ def logprobs(said: Choice | Delta) -> dict[str, Any] | None:
 
 def _provenance(candidate: Candidate) -> dict[str, Any]:
     """Where one choice comes from and what the verifier thought of it."""
-    return {"backend": candidate.backend, "plan": candidate.plan, "score": candidate.score, "votes": candidate.votes}
+    said = {"backend": candidate.backend, "plan": candidate.plan, "score": candidate.score, "votes": candidate.votes}
+    return {**said, "fault": candidate.fault} if candidate.fault else said
 
 
 # --- a stream -----------------------------------------------------------------------------------------------------------

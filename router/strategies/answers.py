@@ -33,11 +33,11 @@ async def appraise(spec: Source, request: ChatRequest, run: Run, choices: Sequen
 
 
 def candidate(spec: Source, choice: Choice, scored: Scored, run: Run) -> Candidate:
-    """An answer of this plan with what its verifier said, and what the form that the request asks for says."""
+    """An answer of this plan with what its verifier said, and what is wrong with it by itself: withheld, or not of the form asked for."""
     verifier = None if scored.score is None else spec.verifier
     return Candidate(
         choice, spec.backend, spec.key, scored.score, scored.raw, verifier, scored.steps,
-        reason=scored.reason, cluster=scored.cluster, fault=run.fault(choice),
+        reason=scored.reason, cluster=scored.cluster, fault=choice.withheld or run.fault(choice),
     )  # fmt: skip
 
 

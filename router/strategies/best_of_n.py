@@ -104,7 +104,8 @@ def _settled(spec: BestOfN, drawn: Sequence[Candidate]) -> bool:
 
     In a weighted vote of clusters nothing is settled: one more may be sure.
     """
-    if spec.select == "best" or not drawn or (spec.select == "weighted" and _clustered(drawn)):
+    voters = [] if spec.select == "best" else [voter for voter in whole(drawn) if not voter.fault]
+    if not voters or (spec.select == "weighted" and _clustered(voters)):
         return False
-    first, second = sorted((*(vote.weight for vote in _tally(spec, drawn)), 0.0), reverse=True)[:2]
+    first, second = sorted((*(vote.weight for vote in _tally(spec, voters)), 0.0), reverse=True)[:2]
     return first - second > spec.n - len(drawn)

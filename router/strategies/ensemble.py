@@ -92,7 +92,7 @@ async def _part(spec: Ensemble, member: Member, request: ChatRequest, run: Run, 
 
 def _over(spec: Ensemble, drawn: Sequence[Candidate], missing: Sequence[Member], weigh: Weigh) -> bool:
     """Whether the leader of the vote stays ahead even if all that is still to come agrees, on whatever answer. Scores may say anything."""
-    voters = whole(drawn)
+    voters = [voter for voter in whole(drawn) if not voter.fault]
     if not voters or spec.select == "best" or (spec.select == "weighted" and spec.verifier is not None):
         return False
     said = answers(spec, voters)

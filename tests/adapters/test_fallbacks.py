@@ -12,6 +12,7 @@ from adapters.fallbacks import Fallbacks
 from adapters.openai import OpenAIBackend, OpenAIOptions
 from adapters.options import FallbackOn, Resilience
 from adapters.pool import Pool
+from adapters.scripted import Answer, scripted
 from adapters.types import Backend, Call, ChatRequest, Price
 from tests.adapters.conformance import answered, streamed
 from tests.adapters.stub_server import StubServer
@@ -121,3 +122,38 @@ async def test_an_answer_comes_whatever_the_first_server_does(
     assert (call.attempts[-1].deployment, call.attempts[-1].outcome, len(call.choices)) == ("other", "ok", 1)
     await backend.aclose()
     await other.aclose()
+
+
+# --- answers that were withheld -----------------------------------------------------------------------------------------
+
+FILTERED_ANSWER = Answer(text="", finish_reason="content_filter")
+REFUSAL = Answer(text="", message={"role": "assistant", "content": None, "refusal": "I cannot help"})
+
+
+@pytest.mark.parametrize("how", [answered, streamed])
+@pytest.mark.parametrize("withheld", [FILTERED_ANSWER, REFUSAL])
+async def test_an_answer_that_was_withheld_is_fallen_back_from_where_that_is_configured(how: Any, withheld: Answer) -> None:
+    """A 200 with nothing in it but `content_filter`, or a refusal, is what an error of that name is; without the word it is the answer."""
+    pools = [Pool(name, [scripted(f"{name}/a", answer)], Resilience()) for name, answer in (("m", withheld), ("second", "words"))]
+    call = await called(how, Fallbacks(pools[0], pools[1:], frozenset({"content_filter"})))
+    assert [choice.text for choice in call.choices] == ["words"]
+    assert trace(call) == [("m/a", "first", "BackendWithheld"), ("second/a", "fallback", "ok")]
+    call = await called(how, Fallbacks(pools[0], pools[1:], frozenset({"failure"})))
+    assert [choice.withheld for choice in call.choices] == [withheld.finish_reason.replace("stop", "refusal")]
+
+
+@pytest.mark.parametrize("how", [answered, streamed])
+@pytest.mark.parametrize("other", [FILTERED_ANSWER, Answer(text="never heard")])
+async def test_an_answer_that_was_withheld_goes_out_as_it_is_where_nobody_has_a_better_one(how: Any, other: Answer) -> None:
+    """The others are withheld too, or down: the first one's answer is all there is, and both are paid."""
+    second = scripted("second", other, price=Price(1e6, 1e6), fail_every=None if other.text == "" else 1)
+    call = await called(how, Fallbacks(scripted("m", REFUSAL, price=Price(1e6, 1e6)), [second], ALL))
+    assert [choice.message for choice in call.choices] == [REFUSAL.message]
+    assert len(second.requests) == 1
+    assert call.cost_usd == (4 if other.text == "" else 2)
+
+
+async def test_words_of_a_refusal_are_streamed_where_nothing_is_to_follow_them() -> None:
+    """Held back until it is known that no other backend answers; with the first word of an answer, what was held goes out before it."""
+    deltas = (await streamed(Fallbacks(scripted("m", REFUSAL), [scripted("second", FILTERED_ANSWER)], ALL), ASK))[1]
+    assert [delta.fields for delta in deltas] == [{"refusal": "I cannot help"}]

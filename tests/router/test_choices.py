@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.answers import normalise
-from adapters.scripted import scripted
+from adapters.cache import MemoryCache
+from adapters.scripted import Answer, scripted
 from adapters.types import Delta
-from policies.plans import BestOfN
+from policies.plans import BestOfN, Ensemble
 from router.candidates import best, distinct
 from router.errors import OverBudget
 from router.pipeline_types import Ask, Outcome
+from router.render import completion, headers
 from tests.router.doubles import candidate
 from tests.router.test_pipeline import LARGE, SMALL, Exact, Probe, a_policy, a_router, an_ask
 
@@ -108,6 +110,26 @@ def test_distinct_choices_are_the_best_of_each_answer_in_order(pool: list[tuple[
     assert ranks == sorted(ranks, reverse=True)
 
 
+async def test_only_choices_of_the_form_count_while_one_has_it() -> None:
+    """Two are asked for and one of two has the form: another is drawn for the other, and what has no form does not go out."""
+    small = scripted("small", GOOD, BAD, '{"x": "another"}', price=SMALL)
+    plan = BestOfN(backend="small", n=2, batch=2, select="majority")
+    outcome = await a_router(small).answer(an_ask(n=2, plan=plan, extra={"response_format": SCHEMA}))
+    assert sorted(texts(outcome)) == ['{"x": "another"}', GOOD]
+    assert outcome.degraded == ()
+    outcome = await a_router(scripted("small", GOOD, BAD)).answer(an_ask(n=2, plan=plan, extra={"response_format": SCHEMA}))
+    assert texts(outcome) == [GOOD]
+
+
+async def test_choices_without_the_form_are_marked_where_there_are_no_others() -> None:
+    """They go out, for the client may make something of them; decision block, header and each choice say what they are."""
+    outcome = await a_router(scripted("small", BAD)).answer(an_ask(n=2, model="small", extra={"response_format": SCHEMA}))
+    assert texts(outcome) == [BAD, BAD]
+    body = completion(outcome, 0)
+    assert (body["outlay"]["degraded"], headers(an_ask(), outcome)["x-outlay-degraded"]) == (["form"], "form")
+    assert all("not JSON" in choice["outlay"]["fault"] for choice in body["choices"])
+
+
 # --- a form that is asked for -------------------------------------------------------------------------------------------
 
 
@@ -147,6 +169,65 @@ async def test_an_answer_that_may_yet_lose_its_form_is_not_streamed_before_it_is
         router = a_router(scripted("small", BAD), scripted("large", GOOD), policy=a_policy(1.0, plans), probe=Probe(8.0))
         await router.answer(an_ask(extra={"response_format": SCHEMA}), sink)
         assert bool(got) is live
+
+
+# --- what a backend withholds -------------------------------------------------------------------------------------------
+
+FILTERED = Answer(text="", finish_reason="content_filter")
+CUT = Answer(text="right so", finish_reason="content_filter")
+REFUSAL = Answer(text="", message={"role": "assistant", "content": None, "refusal": "I cannot help"})
+UP = [{"single": {"backend": "small"}}, {"single": {"backend": "large"}}]
+
+
+@pytest.mark.parametrize("withheld", [FILTERED, CUT, REFUSAL])
+@pytest.mark.parametrize("more", [{}, {"extra": {"tools": [{"type": "function"}]}}])
+@pytest.mark.parametrize("live", [False, True])
+async def test_the_policy_goes_on_from_an_answer_that_was_withheld(withheld: Answer, more: dict[str, Any], live: bool) -> None:
+    """Filtered, or refused: the other backend answers, though nothing scores and the first was thought sure to be right."""
+    got: list[Delta] = []
+
+    async def sink(delta: Delta) -> None:
+        got.append(delta)
+
+    router = a_router(scripted("small", withheld), scripted("large", GOOD), policy=a_policy(1e-3, UP), probe=Probe(8.0))
+    outcome = await router.answer(an_ask(**more), sink if live else None)
+    if live and withheld is CUT:  # what was read cannot be taken back
+        assert (texts(outcome), outcome.degraded) == (["right so"], ("content_filter",))
+        return
+    assert (texts(outcome), outcome.model, outcome.degraded) == ([GOOD], "large", ())
+    assert outcome.decision["actions"][0]["chance"] == 0
+    assert "".join(delta.text for delta in got) in ("", GOOD)
+
+
+@pytest.mark.parametrize(("withheld", "mark"), [(FILTERED, "content_filter"), (REFUSAL, "refusal")])
+@pytest.mark.parametrize("model", ["auto", "small"])
+async def test_what_was_withheld_goes_out_as_it_is_where_it_is_all_there_is(withheld: Answer, mark: str, model: str) -> None:
+    """With its finish reason and its refusal; marked, so that it is not kept in the cache; nobody is said to believe in it."""
+    router = a_router(scripted("small", withheld), policy=a_policy(1e-3, UP[:1]), cache=MemoryCache())
+    for _ in range(2):
+        outcome = await router.answer(an_ask(model=model))
+        choice = outcome.candidates[0].choice
+        assert (choice.finish_reason, choice.message) == (withheld.finish_reason, withheld.message)
+        assert (outcome.degraded, outcome.decision["chance"], outcome.cached) == ((mark,), 0, False)
+
+
+@pytest.mark.parametrize("n", [3, 8])
+async def test_votes_are_not_cast_for_silence(n: int) -> None:
+    """Answers that were filtered are alike and come first, and settle nothing: the one that says something wins."""
+    small = scripted("small", *[FILTERED] * (n - 1), Answer(text="right"))
+    vote = BestOfN(backend="small", n=n, batch=n - 1, select="majority")
+    assert texts(await a_router(small).answer(an_ask(plan=vote))) == ["right"]
+    pool = Ensemble(members={"small": n - 1, "large": 1}, select="majority")
+    router = a_router(scripted("small", FILTERED), scripted("large", "right", delay_s=0.01))
+    assert texts(await router.answer(an_ask(plan=pool))) == ["right"]
+
+
+async def test_words_are_better_than_none_where_both_are_faulty() -> None:
+    """Nothing has the form: what says something goes out rather than what was filtered after it."""
+    router = a_router(scripted("small", BAD), scripted("large", FILTERED), policy=a_policy(1e-3, UP), probe=Probe(8.0))
+    outcome = await router.answer(an_ask(extra={"response_format": SCHEMA}))
+    assert [action["plan"] for action in outcome.decision["actions"]] == ["single(small)", "single(large)"]
+    assert (texts(outcome), outcome.degraded) == ([BAD], ("form",))
 
 
 # --- temperature 0 ------------------------------------------------------------------------------------------------------
