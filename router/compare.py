@@ -17,7 +17,7 @@ from rich.text import Text
 
 from policies.shadow import Course, Point
 from router.errors import ConfigError
-from router.events import DecisionEvent, Event, FeedbackEvent, ShadowPolicyEvent, read_events
+from router.events import ANSWERED, DecisionEvent, Event, FeedbackEvent, ShadowPolicyEvent, read_events
 from router.shadow_policies import Tally
 from router.splits import Arm
 
@@ -99,7 +99,7 @@ def _count(arm: ArmResults, event: DecisionEvent) -> None:
     arm.cost_usd += float(event.block["cost_usd"])
     if event.ending == "failed":
         arm.failed += 1
-    else:
+    elif event.ending in ANSWERED:
         arm.answers += 1
         arm.chances += float(event.block["chance"])
 

@@ -22,8 +22,12 @@ from router.render import dumps
 
 VERSION = 1
 
-Ending = Literal["answered", "cached", "failed", "preview"]
-"""How a decided request ended: `failed` also where its client left, `preview` where nothing was to be generated."""
+Ending = Literal["answered", "cached", "failed", "left", "preview"]
+"""How a decided request ended: `left` where its client did not wait for the answer (or the server did not, at its end), `preview` where
+nothing was to be generated. A reader takes one that it does not know for another way to have no answer, so a new one needs no version."""
+
+ANSWERED: tuple[Ending, ...] = ("answered", "cached")
+"""Endings with an answer."""
 
 
 @dataclass(frozen=True, slots=True)

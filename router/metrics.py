@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from router.errors import LedgerDown, OverQuota, RateLimited, RouterError
-from router.events import Ending
+from router.events import ANSWERED, Ending
 from router.job import Job
 from router.keys import NOBODY
 from router.lessons import Judged
@@ -82,7 +82,7 @@ class Metrics:
             self._first_word().observe(job.first_token_s)
         if usd:
             self._spend(policy).inc(usd)
-        if ending in ("answered", "cached") and (baseline := decision.get("baseline_usd")):
+        if ending in ANSWERED and (baseline := decision.get("baseline_usd")):
             self._baseline(policy).inc(baseline)
             self._saved(policy).inc(baseline - usd)
         if job.arm is not None:
@@ -99,7 +99,7 @@ class Metrics:
     def _in_split(self, arm: Arm, ending: Ending, usd: float, chance: float) -> None:
         self._arms(*arm, ending).inc()
         self._arm_spend(*arm).inc(usd)
-        if ending in ("answered", "cached"):
+        if ending in ANSWERED:
             self._arm_believed(*arm).inc(chance)
 
     def refused(self, error: RouterError) -> None:

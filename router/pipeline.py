@@ -153,6 +153,9 @@ class Router:
             await self._work(job)
             job.first_token_s = job.run.elapsed_s if job.sink and job.first_token_s is None else job.first_token_s
             ending = "answered"
+        except asyncio.CancelledError:
+            ending = "left"
+            raise
         finally:
             try:
                 if job.pace is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.compare import compared
-from router.events import FeedbackEvent, read_events
+from router.events import DecisionEvent, Ending, FeedbackEvent, read_events
 from router.lessons import Given
 from router.splits import Arm
 from tests.router.test_cli import Captured, outlay
@@ -45,6 +45,14 @@ async def test_the_log_of_a_service_shows_arms_and_disagreements(tmp_path: Path,
     assert re.search(rf"dear +{n['dear']} +0 +[\d.]+ +[\d.]+% +{judged['dear']} +100.0% \([\d.]+% to 100.0%\)", said)
     assert f"dear in shadow of cheap: {n['cheap']} requests; it agrees on 0 of {n['cheap']} (0.0%) first decisions" in said
     assert f"{n['cheap']} x single(small) -> single(large)  dec_" in said
+
+
+def test_who_leaves_counts_neither_as_an_answer_nor_as_a_failure() -> None:
+    """An arm whose clients are impatient is charged for what they cost."""
+    block = {"split": {"name": "main", "arm": "dear"}, "cost_usd": 1.0, "chance": 0.5}
+    endings: tuple[Ending, ...] = ("answered", "cached", "failed", "left")
+    (arm,) = compared([DecisionEvent(f"dec_{ending}", 0.0, ending, block) for ending in endings]).arms.values()
+    assert (arm.answers, arm.failed, arm.cost_usd) == (2, 1, 4.0)
 
 
 def _compare(path: str) -> int:

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from adapters.cache import MemoryCache
 from adapters.event_log import EventWriter
 from adapters.scripted import scripted
+from adapters.types import Price
 from policies.plans import BestOfN
 from router.app import create_app
 from router.errors import BackendFailed, InvalidRequest, OverQuota
@@ -44,6 +45,11 @@ def value(router: Router, name: str, **labels: str) -> float:
     return samples(router.measured()).get((name, frozenset(labels.items())), 0.0)
 
 
+def endings(router: Router) -> dict[str, float]:
+    """Requests by how they ended."""
+    return {dict(labels)["status"]: n for (name, labels), n in samples(router.measured()).items() if name == "outlay_requests_total"}
+
+
 async def test_a_request_is_counted_by_policy_plan_and_ending_with_its_money() -> None:
     """Spend is what the outcome says, saved is what the baseline would have cost beyond that; a cached answer saves all of it."""
     router = a_router(cache=MemoryCache())
@@ -60,10 +66,18 @@ async def test_a_failed_request_is_counted_with_what_it_did_without() -> None:
     router = a_router(scripted("small", fail_every=1), scripted("large", fail_every=1))
     with pytest.raises(BackendFailed):
         await router.answer(an_ask())
-    ended = {dict(labels)["status"]: n for (name, labels), n in samples(router.measured()).items() if name == "outlay_requests_total"}
-    assert ended == {"failed": 1}
+    assert endings(router) == {"failed": 1}
     assert value(router, "outlay_degraded_total", component="backend:small") == 1
     assert value(router, "outlay_calls_total", kind="generate", target="small", outcome="BackendUnavailable") >= 1
+
+
+async def test_a_client_that_leaves_is_no_failure_of_ours() -> None:
+    """Whoever looks for an outage does not see impatience; what was bought until then is counted all the same."""
+    router = a_router(*(scripted(name, "one two", token_delay_s=60, price=Price(1.0, 1.0)) for name in ("small", "large")))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(router.answer(an_ask()), 0.05)
+    assert endings(router) == {"left": 1}
+    assert value(router, "outlay_spend_usd_total", policy="balanced") > 0
 
 
 async def test_own_overhead_is_measured_apart_from_waiting() -> None:

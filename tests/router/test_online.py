@@ -27,6 +27,7 @@ from router.online import Online
 from router.options import DriftOptions, FeedbackOptions, ShadowOptions
 from router.pipeline import Router
 from router.record import facts_from_json
+from router.replay import requests_of
 from router.shadow import Compared, Shadow
 from router.watch import Watch
 from tests.adapters.test_event_log import until
@@ -72,7 +73,7 @@ async def logged(tmp_path: Path, **online: Any) -> AsyncIterator[tuple[Online, C
 
 
 async def test_every_ending_of_a_request_is_an_event(tmp_path: Path) -> None:
-    """Answered, from the cache, previewed, failed; in order, each with its block and tags, and by default without a word of the prompt."""
+    """Answered, from the cache, previewed, failed, left; in order, each with its block and tags; by default without a word of the prompt."""
     async with logged(tmp_path) as (online, events):
         router = beside(a_router(cache=MemoryCache()), online)
         asks = [an_ask("the secret question", tags={"domain": "maths"}) for _ in range(3)]
@@ -83,10 +84,14 @@ async def test_every_ending_of_a_request_is_an_event(tmp_path: Path) -> None:
         failing = an_ask()
         with pytest.raises(BackendFailed):
             await broken.answer(failing)
+        waiting, leaving = beside(a_router(scripted("small", never=True), scripted("large", never=True)), online), an_ask()
+        with pytest.raises(TimeoutError):  # by which `wait_for` says that it has cancelled it
+            await asyncio.wait_for(waiting.answer(leaving), 0.05)
     found = [event for event in events() if isinstance(event, DecisionEvent)]
-    assert [event.ending for event in found] == ["answered", "cached", "preview", "failed"]
-    assert [event.id for event in found] == [ask.id for ask in (*asks, failing)]
-    assert [event.tags for event in found] == [{"domain": "maths"}] * 3 + [{}]
+    assert [event.ending for event in found] == ["answered", "cached", "preview", "failed", "left"]
+    assert [event.id for event in found] == [ask.id for ask in (*asks, failing, leaving)]
+    assert [event.tags for event in found] == [{"domain": "maths"}] * 3 + [{}] * 2
+    assert len(requests_of(events())) == 1  # what `outlay replay` reads: of all, the one that was answered
     assert found[0].block == (await router.decision(asks[0].id))
     assert found[0].steps
     assert "secret" not in (tmp_path / "log.jsonl").read_text()
