@@ -114,6 +114,13 @@ class RedisCache:
         """Redis did not answer last time; reads are misses and writes are dropped."""
         return self._link.down
 
+    async def load(self) -> None:
+        """Look whether Redis is there. Raises CacheError where it is not; reads are misses then."""
+        try:
+            await self._link.ask(self._link.redis.ping)
+        except RedisGone:
+            raise CacheError("Redis does not answer; every look is a miss") from None
+
     async def get(self, key: str) -> bytes | None:
         """The value; a miss if Redis is gone, slow, or holds something under the key that this class did not write."""
         return _unwrapped(await self._try(lambda: self._link.redis.get(self._prefix + key)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
+from typing import Literal
 
 from adapters.errors import BackendError
 from adapters.form import Check, form_of
@@ -34,6 +35,9 @@ from router.strategies.answers import whole
 from router.strategies.best_of_n import tally
 from router.strategies.ensemble import answers as said_by
 from router.strategies.ensemble import lead
+
+Look = Literal["hit", "joined", "similar", "continued", "miss"]
+"""An equal request's answer; that of one under way; that of a question that asks the same; an equal request's samples; nothing."""
 
 FILLS = 2
 """So often is asked once more for what is missing of several distinct choices; a prompt may not have so many answers."""
@@ -101,6 +105,8 @@ class Job:
     """Where the answer is streamed to, if it is."""
     first_token_s: float | None = None
     """When a stream's first word came, since the request began."""
+    look: Look | None = None
+    """What came of looking into the cache; None where it was not asked."""
     fills: int = 0
     """Batches drawn only because several choices are asked for."""
     pace: Pace | None = None
@@ -232,7 +238,7 @@ class Job:
         """Go on from what was drawn before, as far as this policy (or the plan that the caller names) could have drawn it."""
         for action in actions:
             if self._could_draw(action.plan):
-                self.recalled_from, self.recalled_since = id, since
+                self.recalled_from, self.recalled_since, self.look = id, since, "continued"
                 action.first = len(self.run.pool)
                 self.run.offer(*action.drawn)
                 self._conclude(action)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -52,6 +51,8 @@ class Metrics:
         self._saved = new(Gauge, "outlay_saved_usd", "Baseline less spend of answered requests, since the start", "policy")
         self._actions = new(Counter, "outlay_actions", "Plans run; a request may run several", "policy", "plan")
         self._calls = new(Counter, "outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
+        self._attempts = new(Counter, "outlay_attempts", "Requests that calls consist of", "deployment", "kind", "outcome")
+        self._looks = new(Counter, "outlay_cache_lookups", "Requests that looked into the cache, by what came of it", "outcome")
         self._degraded = new(Counter, "outlay_degraded", "Requests that did without something", "component")
         self._by_key = new(Counter, "outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
         self._refused = new(Counter, "outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
@@ -91,6 +92,10 @@ class Metrics:
             self._actions(policy, _plan(job, action.plan.key)).inc()
         for call in run.calls:
             self._calls(call.kind, call.target, call.outcome).inc()
+            for attempt in call.attempts:
+                self._attempts(attempt.deployment, attempt.kind, attempt.outcome).inc()
+        if job.look is not None:
+            self._looks(job.look).inc()
         for component in run.degraded:
             self._degraded(component).inc()
         if self._by_key is not None and usd and job.ask.purse.key is not NOBODY:
@@ -138,6 +143,8 @@ def _plan(job: Job, key: str | None) -> str:
 
 # --- read at a scrape ---------------------------------------------------------------------------------------------------
 
+EXPECTED = "Of the shadow beyond the policy, summed over first decisions"
+COMPONENT_OK = "0 where readiness names a trouble"
 Sample = tuple[str, str, Mapping[str, str], float]
 """Name, help, labels, value."""
 
@@ -167,6 +174,8 @@ def _of_parts(parts: Parts) -> Iterator[Sample]:
         yield "outlay_probe_queue", "Prompts that wait for the probe", {}, waiting
     for outcome, count in parts.semantic.counts.items() if parts.semantic else ():
         yield "outlay_semantic_cache_total", "Looks for a question that asks the same, by what came of them", {"outcome": outcome}, count
+    if (down := getattr(parts.cache, "down", None)) is not None:
+        yield "outlay_component_ok", COMPONENT_OK, {"component": "cache"}, not down
     for name, backend in parts.backends.items():
         for deployment, state in _states_of(backend):
             yield "outlay_deployment_state", "1 for the state that it is in", {"backend": name, "deployment": deployment, "state": state}, 1
@@ -192,7 +201,7 @@ def _of_online(online: Online) -> Iterator[Sample]:
             labels = {"sink": writer.name.removeprefix("log:"), "outcome": outcome}
             yield "outlay_log_events_total", "Events of the decision log", labels, writer.counts[outcome]
     for component, state in online.states().items():
-        yield "outlay_component_ok", "0 where readiness names a trouble", {"component": component}, state == "ok"
+        yield "outlay_component_ok", COMPONENT_OK, {"component": component}, state == "ok"
     for test in online.watch.alarms:
         yield "outlay_drift_alarm", "1 for a test that gave alarm", {"test": test}, 1
     for verifier, health in online.lessons.health.items():
@@ -217,7 +226,12 @@ def _beside(shadows: ShadowPolicies) -> Iterator[Sample]:
         of = {"policy": policy, "shadow": shadow}
         for (point, outcome), count in tally.decisions.items():
             yield "outlay_shadow_policy_decisions_total", "Decisions of the two", {**of, "point": point, "outcome": outcome}, count
-        for name, value in asdict(tally.gain).items():
-            if value is None:
-                continue
-            yield f"outlay_shadow_policy_{name}", "Expected of the shadow beyond the policy, summed over first decisions", of, value
+        gain = {
+            "right": tally.gain.right,
+            "usd": tally.gain.cost_usd,
+            "seconds": tally.gain.latency_s,
+            "utility_usd": tally.gain.utility_usd,
+        }
+        for name, value in gain.items():
+            if value is not None:  # a sum of what may be less than nothing, so no counter
+                yield f"outlay_shadow_policy_expected_{name}", EXPECTED, of, value

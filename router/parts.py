@@ -97,6 +97,7 @@ class Parts:
         parts: list[tuple[str, object]] = [(f"backend:{name}", part) for name, part in self.backends.items()]
         parts += [(f"verifier:{name}", part) for name, part in self.verifiers.items()]
         parts += [("probe", self.probe)] if self.probe else []
+        parts += [("cache", self.cache)] if self.cache else []
         parts += [("cache:semantic", self.semantic)] if self.semantic else []
         return {name: await _state(part) for name, part in parts}
 

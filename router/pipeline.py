@@ -115,13 +115,18 @@ class Router:
         if self.cache.cache is None:
             return await self._sent(job, await self._bought(job))
         key = self.cache.key(job)
+        job.look = None if job.ask.cache.no_cache else "miss"
         if (hit := await self.cache.get(key, job)) is not None:
+            job.look = "hit"
             return await self._sent(job, hit)
         async with self.flights.turn(key, job, lambda: self.cache.get(key, job)) as turn:
             if turn.theirs is not None:
+                job.look = "joined"
                 return await self._sent(job, repeated(turn.theirs, job))
             outcome = await self.semantic.get(job) or await self._bought(job)
-            if not outcome.cached:
+            if outcome.cached:
+                job.look = "similar"
+            else:
                 await self.cache.put(key, job, outcome)
                 await self.earlier.keep(job)
                 self.semantic.keep(job, outcome)

@@ -180,6 +180,19 @@ async def test_a_dead_redis_is_a_miss_logged_once_and_logged_when_back(
         assert [record.message for record in caplog.records][1:] == [f"cache {redis_server.url} is back"]
 
 
+async def test_readiness_asks_redis_itself(redis_cache: RedisCache, redis_server: Any) -> None:
+    """So that an idle replica tells of a Redis that went, or came back, since its last request."""
+    await redis_cache.load()
+    redis_server.kill()
+    with pytest.raises(CacheError, match="every look is a miss"):
+        await redis_cache.load()
+    assert redis_cache.down
+    redis_server.start()
+    redis_cache._link._clock.now += 11  # type: ignore[attr-defined]
+    await redis_cache.load()
+    assert not redis_cache.down
+
+
 async def test_a_dead_redis_is_left_alone_for_retry_s(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a failure nobody waits for Redis until `retry_s` is over, and then one caller tries for all."""
     clock, tries = FakeClock(), 0

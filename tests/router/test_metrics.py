@@ -12,8 +12,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters.cache import MemoryCache
+from adapters.cache import MemoryCache, RedisCache
 from adapters.event_log import EventWriter
+from adapters.fallbacks import Fallbacks
+from adapters.options import Resilience
+from adapters.pool import Pool
 from adapters.scripted import scripted
 from adapters.types import Price
 from policies.plans import BestOfN
@@ -24,6 +27,7 @@ from router.metrics import Metrics
 from router.online import Online
 from router.options import DriftOptions, MetricsOptions
 from router.pipeline import Router
+from router.pipeline_types import CacheControl
 from router.watch import Watch
 from tests.router.doubles import ScriptedPipeline
 from tests.router.serving import served
@@ -110,6 +114,44 @@ async def test_feedback_shows_how_right_chances_are() -> None:
     assert value(router, "outlay_feedback_total", chance=bucket) == 1
     assert value(router, "outlay_feedback_right_total", chance=bucket) == 1
     assert value(router, "outlay_feedback_believed_total", chance=bucket) == pytest.approx(chance, abs=1e-4)
+
+
+async def test_every_look_into_the_cache_is_counted_by_what_came_of_it() -> None:
+    """Once for each request that looked: nothing, an equal request's answer, that of one under way, and samples to go on from."""
+    router = a_router(*(scripted(name, "a right one", delay_s=0.01) for name in ("small", "large")), cache=MemoryCache())
+    await asyncio.gather(*(router.answer(an_ask()) for _ in range(3)))
+    for one in (an_ask(), an_ask(min_quality=0.5), an_ask("other"), an_ask(cache=CacheControl(no_cache=True))):
+        await router.answer(one)
+    looks = {dict(labels)["outcome"]: n for (name, labels), n in samples(router.measured()).items() if name == "outlay_cache_lookups_total"}
+    assert looks == {"miss": 2, "joined": 2, "hit": 1, "continued": 1}
+    uncached = a_router()
+    await uncached.answer(an_ask())
+    assert b"outlay_cache_lookups_total{" not in uncached.measured()
+
+
+async def test_a_dead_redis_of_the_cache_is_told_of() -> None:
+    """By readiness, which asks it, and by metrics; requests are answered, and told to be misses."""
+    router = a_router(cache=RedisCache("redis://127.0.0.1:1/0"))
+    assert value(router, "outlay_component_ok", component="cache") == 1  # nobody has asked it yet
+    assert (await router.ready())["cache"] == "CacheError: Redis does not answer; every look is a miss"
+    assert value(router, "outlay_component_ok", component="cache") == 0
+    await router.answer(an_ask())
+    assert value(router, "outlay_cache_lookups_total", outcome="miss") == 1
+    await router.aclose()
+
+
+async def test_requests_beyond_the_first_of_a_call_are_counted() -> None:
+    """Retries and fallbacks, by the deployment that was asked, and how each ended."""
+    down, up = (scripted(name, "right", fail_every=every) for name, every in (("small/a", 1), ("large", None)))
+    pools = [Pool(name, [one], Resilience(attempts=2), sleep=lambda _: asyncio.sleep(0)) for name, one in (("small", down), ("large", up))]
+    router = a_router(Fallbacks(pools[0], [pools[1]], {"failure"}))  # type: ignore[arg-type]
+    await router.answer(an_ask(model="small"))
+    for deployment, kind, outcome in (
+        ("small/a", "first", "BackendUnavailable"),
+        ("small/a", "retry", "BackendUnavailable"),
+        ("large", "fallback", "ok"),
+    ):
+        assert value(router, "outlay_attempts_total", deployment=deployment, kind=kind, outcome=outcome) == 1
 
 
 async def test_states_are_read_at_the_scrape() -> None:

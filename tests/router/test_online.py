@@ -73,7 +73,7 @@ async def logged(tmp_path: Path, **online: Any) -> AsyncIterator[tuple[Online, C
 
 
 async def test_every_ending_of_a_request_is_an_event(tmp_path: Path) -> None:
-    """Answered, from the cache, previewed, failed, left; in order, each with its block and tags; by default without a word of the prompt."""
+    """Answered, cached, previewed, failed, left; in order, each with its block and tags; by default without a word of the prompt."""
     async with logged(tmp_path) as (online, events):
         router = beside(a_router(cache=MemoryCache()), online)
         asks = [an_ask("the secret question", tags={"domain": "maths"}) for _ in range(3)]

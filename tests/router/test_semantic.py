@@ -352,6 +352,7 @@ async def test_what_came_of_each_look_is_counted() -> None:
         await asked(router, text)
     counted = {name: value(router, "outlay_semantic_cache_total", outcome=name) for name in ("new", "guard:order", "hit")}
     assert counted == {"new": 2, "guard:order": 1, "hit": 1}
+    assert [value(router, "outlay_cache_lookups_total", outcome=name) for name in ("miss", "similar")] == [3, 1]
 
 
 # --- Redis --------------------------------------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ async def test_decisions_beside_the_live_ones_are_events_and_metrics(tmp_path: P
     first = {"policy": "balanced", "shadow": "dear", "point": "first"}
     assert value(router, "outlay_shadow_policy_decisions_total", **first, outcome="differed") == 5
     assert value(router, "outlay_shadow_policy_comparisons_total", outcome="made") == 5
-    shown = {name: value(router, f"outlay_shadow_policy_{name}", policy="balanced", shadow="dear") for name in GAIN}
+    expected, of = "outlay_shadow_policy_expected", {"policy": "balanced", "shadow": "dear"}
+    shown = {name: value(router, f"{expected}_{unit}", **of) for name, unit in GAIN.items()}
     await router.aclose()
     log = tmp_path / "log.jsonl"
     log.write_bytes(b"".join(line + b"\n" for line in sink.lines))
@@ -131,7 +132,7 @@ async def test_decisions_beside_the_live_ones_are_events_and_metrics(tmp_path: P
     assert shown["right"] > 0
 
 
-GAIN = ("right", "cost_usd", "latency_s", "utility_usd")
+GAIN = {"right": "right", "cost_usd": "usd", "latency_s": "seconds", "utility_usd": "utility_usd"}
 PLANS_TYPED = CHEAP.all_plans
 
 
