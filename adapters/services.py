@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from adapters.backends import BackendOptions, PoolOptions
+from adapters.judge import JudgeOptions
 from adapters.litellm import LiteLLMOptions
 from adapters.openai import OpenAIOptions
+from adapters.verifiers import VerifierOptions
 
 OWN = "outlay"
 """The provider of what runs in this process."""
@@ -46,6 +48,11 @@ def services(backends: Mapping[str, BackendOptions]) -> dict[str, Service]:
         else:
             found[name] = _service(options)
     return found
+
+
+def judges(verifiers: Mapping[str, VerifierOptions], backends: Mapping[str, Service]) -> dict[str, Service]:
+    """By the name of each verifier that is a model asked elsewhere: the service of its backend."""
+    return {name: backends[options.backend] for name, options in verifiers.items() if isinstance(options, JudgeOptions)}
 
 
 def _service(options: BackendOptions) -> Service:

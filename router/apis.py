@@ -69,12 +69,17 @@ class Chat:
 
 
 CHAT = Chat()
-TRANSLATED = {"/v1/responses": "Responses", "/v1/messages": "Messages"}
+TRANSLATED = {"/v1/responses": "Responses", "/v1/messages": "Messages", "/v1/messages/count_tokens": "Prompts"}
 """By path: the class of `translations.py`."""
 
 
 async def api_of(path: str) -> Api:
-    """The API of a path. The first of the translated ones takes some seconds, in which other requests go on: LiteLLM is imported."""
+    """The API of a path, also of one that it does not have.
+
+    The first of the translated ones takes some seconds, in which other requests go on: LiteLLM is imported.
+    """
+    if path.startswith("/v1/messages/") and path not in TRANSLATED:
+        path = "/v1/messages"
     if path not in TRANSLATED:
         return CHAT
     translations = await asyncio.to_thread(importlib.import_module, "router.translations")

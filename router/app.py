@@ -38,8 +38,10 @@ T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 ANSWERS = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+COUNT = "/v1/messages/count_tokens"
 PATHS = (
     *ANSWERS,
+    COUNT,
     "/v1/models",
     "/v1/route",
     "/v1/decisions/{id}",
@@ -153,6 +155,7 @@ class Service:
         """Method, path and handler of every endpoint."""
         return [
             *(("POST", path, self.answer) for path in ANSWERS),
+            ("POST", COUNT, self.count_tokens),
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{name:path}", self.model),
             ("POST", "/v1/route", self.route),
@@ -182,6 +185,11 @@ class Service:
         """What would be done with this request, and why; nothing is generated."""
         ask = (await self._incoming(request, CHAT)).ask
         return json_response(await self._unless_gone(request, ask, self._pipeline.route(ask)), headers=render.first_headers(ask))
+
+    async def count_tokens(self, request: Request) -> Response:
+        """How long the prompt of a message is, as the backend counts that would likely be asked: mostly an estimate. Nothing is paid."""
+        incoming = await self._incoming(request, await api_of(COUNT))
+        return json_response({"input_tokens": self._pipeline.count_tokens(incoming.ask)})
 
     async def models(self, request: Request) -> Response:
         """Every name that a client may put in `model`."""
@@ -351,4 +359,5 @@ async def _no_such_path(request: Request, error: Exception) -> Response:
         found = InvalidRequest(f"{request.method} is not for {request.url.path}; use {allowed}", code="method_not_allowed")
     else:
         found = InvalidRequest(f"no path {request.url.path}; have {', '.join(PATHS)}", code="not_found")
-    return json_response(render.error_body(found), status=error.status_code, headers=error.headers)
+    found.status = error.status_code
+    return json_response((await api_of(request.url.path)).error(found), status=found.status, headers=error.headers)

@@ -11,7 +11,7 @@ from adapters.backends import build_backends
 from adapters.cache import build_cache
 from adapters.errors import AdapterError
 from adapters.event_log import EventWriter, FileSink, RedisSink, Sink
-from adapters.services import services
+from adapters.services import judges, services
 from adapters.sums import build_sums, is_redis
 from adapters.tallies import build_tallies
 from adapters.types import Backend, Price, Verifier
@@ -68,13 +68,15 @@ def parts(config: Config, before: Before | None = None) -> Parts:
     if was and had:
         verifiers |= {name: had.verifiers[name] for name in verifiers if _same_verifier(name, config, was)}
     sold = market(backends, verifiers, Curves.load(located(config.curves)) if config.curves else Curves())
+    whom = services(config.backends)
     same_cache, same_budgets = was is not None and was.cache == config.cache, was is not None and was.budgets == config.budgets
     return Parts(
         backends=backends,
         verifiers=verifiers,
         policies=dict(config.policies),
         default_policy=config.default_policy,
-        services=services(config.backends),
+        services=whom,
+        judges=judges(config.verifiers, whom),
         splits=config.splits,
         shadow_policies=config.shadow_policies,
         market=sold,

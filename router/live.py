@@ -108,6 +108,10 @@ class Live:
         """Every name that `Ask.model` may hold now."""
         return self.router.models(key)
 
+    def count_tokens(self, ask: Ask) -> int:
+        """By the one in use."""
+        return self.router.count_tokens(ask)
+
     def refused(self, error: RouterError) -> None:
         """Count an error that went out instead of an answer."""
         self.router.refused(error)

@@ -85,11 +85,17 @@ MESSAGES: Schema = {
     },
     "required": ["messages", "max_tokens"],
 }
+PROMPT: Schema = {
+    **MESSAGES,
+    "properties": {name: schema for name, schema in MESSAGES["properties"].items() if name not in ("max_tokens", "stream")},
+    "required": ["messages"],
+}
 BODIES: Mapping[str, Schema] = {
     "/v1/chat/completions": CHAT,
     "/v1/route": CHAT,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": PROMPT,
     "/v1/feedback": FEEDBACK_SCHEMA,
 }
 STREAMING = ("/v1/chat/completions", "/v1/responses", "/v1/messages")

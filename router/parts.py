@@ -63,6 +63,8 @@ class Parts:
     """By name: shares of policies in its traffic."""
     services: Mapping[str, Service] = field(default_factory=dict)
     """By backend and deployment: whom a call of it goes to, for traces."""
+    judges: Mapping[str, Service] = field(default_factory=dict)
+    """By verifier that asks a backend: whom."""
     shadow_policies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By policy: those that decide beside it, and on which share of its requests."""
     heuristic: HeuristicProbe = field(init=False)

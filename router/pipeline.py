@@ -359,6 +359,14 @@ class Router:
         self.metrics.judged(judged, given.label)
         return judged
 
+    def count_tokens(self, ask: Ask) -> int:
+        """Length of the prompt, as the policy's first backend counts it. Raises UnknownModel."""
+        job = self._open(ask)
+        try:
+            return job.input_tokens
+        finally:
+            job.let_go()
+
     def refused(self, error: RouterError) -> None:
         """Count an error that went out instead of an answer."""
         self.metrics.refused(error)

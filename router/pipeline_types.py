@@ -148,6 +148,9 @@ class Pipeline(Protocol):
     def models(self, key: Key = NOBODY) -> Sequence[ModelCard]:
         """Every name that `Ask.model` may hold, by this key."""
 
+    def count_tokens(self, ask: Ask) -> int:
+        """Length of the prompt, as the policy's first backend counts it. Raises UnknownModel."""
+
     def refused(self, error: RouterError) -> None:
         """Count an error that went out instead of an answer."""
 

@@ -311,7 +311,7 @@ class Run:
         target, held = self.backends[backend], list[Cost]()
         call = Call(target.price, may=partial(self._may, request, held))
         try:
-            await self._metered("generate", backend, call, request.n, self._answer(target, request, call, live))
+            await self._metered("generate", backend, call, request.n, self._answer(target, request, call, live), request)
         except (OutOfBudget, BackendError):
             if not call.choices:
                 raise
@@ -363,7 +363,10 @@ class Run:
             raise VerifierError(verifier, f"{len(verdicts)} verdicts on {len(choices)} answers; one for each is needed")
         return verdicts
 
-    async def _metered(self, kind: Literal["generate", "score"], target: str, call: Call, n: int, work: Coroutine[Any, Any, T]) -> T:
+    async def _metered(
+        self, kind: Literal["generate", "score"], target: str, call: Call, n: int, work: Coroutine[Any, Any, T],
+        request: ChatRequest | None = None,
+    ) -> T:  # fmt: skip
         """Holds the work of a call to the deadline, and writes it into the trace however it ends, so that no cost is lost."""
         try:
             deadline = asyncio.timeout(self._remaining_s())
@@ -383,7 +386,7 @@ class Run:
             raise
         finally:
             if self.trace and traced:
-                self.trace.leave(traced, len(self.calls))
+                self.trace.leave(traced, len(self.calls), request, call.choices)
             self.calls.append(
                 CallRecord(kind, target, n, call.input_tokens, call.output_tokens, call.cost_usd, started,
                            self.elapsed_s - started, outcome, call.estimated, tuple(call.attempts), call.cached_tokens, call.model)

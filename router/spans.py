@@ -22,10 +22,11 @@ from adapters.services import OWN, Service
 from adapters.types import text_of
 from router.job import Action, Job
 from router.options import TracingOptions
+from router.parts import Parts
 from router.pipeline_types import Outcome
 from router.redact import redacted
 from router.run import CallRecord
-from router.tracing import Trace, new_id
+from router.tracing import Asked, Trace, new_id
 
 SCOPE = "outlay"
 CHARACTERS = 100_000
@@ -69,8 +70,9 @@ class Spans:
             self._span(trace, f"plan {action.plan.kind}", id, top, SpanKind.INTERNAL, action, _plan(action), _error(action))
         for i, call in enumerate(job.run.calls):
             above = next((context for action, context in reversed(plans) if action.started_s <= call.started_s), top)
-            name, kind, said = _call(call, job.parts.services)
-            self._span(trace, name, trace.calls.get(i) or new_id(), above, kind, call, said, call.outcome)
+            asked = trace.calls.get(i) or Asked(new_id())  # an estimate is not asked of anybody
+            name, kind, said = _call(call, asked, job.parts)
+            self._span(trace, name, asked.span, above, kind, call, said, call.outcome)
 
     def _span(
         self, trace: Trace, name: str, id: int, parent: SpanContext, kind: SpanKind, of: Action | CallRecord, said: Attributes, ending: str
@@ -212,17 +214,21 @@ def _plan(action: Action) -> dict[str, Any]:
     }
 
 
-def _call(call: CallRecord, services: Mapping[str, Service]) -> tuple[str, SpanKind, dict[str, Any]]:
-    """Name, kind and attributes. Of several attempts, those of the last one's deployment."""
+def _call(call: CallRecord, told: Asked, parts: Parts) -> tuple[str, SpanKind, dict[str, Any]]:
+    """Name, kind and attributes. Of several attempts, those of the last one's deployment. A judge is a model that is asked, too."""
     said: dict[str, Any] = {
         "gen_ai.usage.input_tokens": call.input_tokens,
         "gen_ai.usage.output_tokens": call.output_tokens,
         "outlay.cost_usd": call.cost_usd,
     }
-    if call.kind != "generate":
-        return f"{call.kind} {call.target}", SpanKind.INTERNAL, said | {"outlay.answers": call.n if call.kind == "score" else None}
+    scores, judge = call.kind == "score", parts.judges.get(call.target)
+    if scores:
+        said |= {"outlay.verifier": call.target, "outlay.answers": call.n}
+    if call.kind == "estimate" or (scores and judge is None):
+        return f"{call.kind} {call.target}", SpanKind.INTERNAL, said
     asked = call.attempts[-1].deployment if call.attempts else call.target
-    service = services.get(asked) or services.get(call.target) or Service(OWN, call.target)
+    usual = judge if scores else parts.services.get(call.target)
+    service = (parts.services.get(asked) if call.attempts else usual) or usual or Service(OWN, call.target)
     return (
         f"chat {service.model}",
         SpanKind.CLIENT,
@@ -233,12 +239,15 @@ def _call(call: CallRecord, services: Mapping[str, Service]) -> tuple[str, SpanK
             "gen_ai.request.model": service.model,
             "gen_ai.response.model": call.model,
             "gen_ai.usage.cache_read.input_tokens": call.cached_tokens or None,
-            "gen_ai.request.choice.count": call.n if call.n > 1 else None,
+            "gen_ai.request.choice.count": call.n if call.n > 1 and not scores else None,
+            "gen_ai.request.max_tokens": told.max_tokens,
+            "gen_ai.request.temperature": told.temperature,
+            "gen_ai.response.finish_reasons": told.finish_reasons,
             "server.address": service.address,
             "server.port": service.port,
-            "outlay.backend": call.target,
+            "outlay.backend": None if scores else call.target,
             "outlay.deployment": asked if asked != call.target else None,
-            "outlay.attempts": len(call.attempts) if len(call.attempts) > 1 else None,
+            "outlay.attempts": len(call.attempts) if len(call.attempts) > 1 and not scores else None,
         },
     )
 

@@ -13,7 +13,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Token
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from adapters.otlp import TraceWriter, open_exporter
 from adapters.traceparent import TRACEPARENT
+from adapters.types import ChatRequest, Choice
 from router.options import TracingOptions
 from router.pipeline_types import Ask, Outcome
 
@@ -31,6 +32,17 @@ if TYPE_CHECKING:
 
 FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 SAMPLED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is told of a call beyond its record."""
+
+    span: int
+    """The id."""
+    finish_reasons: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    temperature: float | None = None
 
 
 @dataclass(slots=True)
@@ -46,8 +58,8 @@ class Trace:
     began_ns: int = field(default_factory=time.time_ns)
     """Since 1970, as the clock on the wall had it."""
     ended_ns: int = 0
-    calls: dict[int, int] = field(default_factory=dict)
-    """By index in `run.calls`: the span's id."""
+    calls: dict[int, Asked] = field(default_factory=dict)
+    """By index in `run.calls`."""
     job: Job | None = None
     """None where the request did not get so far."""
     run_ns: int = 0
@@ -68,11 +80,12 @@ class Trace:
         span = new_id()
         return span, TRACEPARENT.set(f"00-{self.id:032x}-{span:016x}-{SAMPLED if self.sampled else 0:02x}")
 
-    def leave(self, entered: tuple[int, Token[str]], index: int) -> None:
-        """It has ended, and is about to be noted there."""
+    def leave(self, entered: tuple[int, Token[str]], index: int, request: ChatRequest | None, choices: Sequence[Choice]) -> None:
+        """It has ended, and is about to be noted there. Of a verifier's call it is not known what it asked for."""
         span, token = entered
         TRACEPARENT.reset(token)
-        self.calls[index] = span
+        limits = (request.max_tokens, request.temperature) if request else ()
+        self.calls[index] = Asked(span, tuple(choice.finish_reason for choice in choices), *limits)
 
 
 class Tracing:

@@ -68,7 +68,9 @@ class Responses:
             responses_api_request=_without_ours(incoming.said),
             chat_completion_response=ModelResponse(**_one_choice(completion)),
         )
-        return {**response.model_dump(mode="json", exclude_none=False), "id": _id("resp_", incoming), "outlay": completion["outlay"]}
+        found = response.model_dump(mode="json", exclude_none=False)
+        found["usage"]["output_tokens_details"] = found["usage"]["output_tokens_details"] or {"reasoning_tokens": 0}  # as streams have it
+        return {**found, "id": _id("resp_", incoming), "outlay": completion["outlay"]}
 
     def events(self, incoming: wire.Incoming, batches: Batches) -> AsyncIterator[bytes]:
         """Its events, each under its name."""
@@ -107,7 +109,9 @@ class Messages:
 
     def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
         """The request as a chat request. Raises InvalidRequest."""
-        said = wire.parse_json(raw)
+        return self._read(wire.parse_json(raw), headers, max_messages, purse)
+
+    def _read(self, said: dict[str, Any], headers: Mapping[str, str], max_messages: int, purse: Purse) -> wire.Incoming:
         _check_messages(said)
         with _reading("the messages API"):
             body = {"model": "auto"} | {name: value for name, value in said.items() if name not in OURS}
@@ -146,6 +150,14 @@ class Messages:
     def broken(self, error: RouterError) -> bytes:
         """The same, as an event."""
         return _named(self.error(error))
+
+
+class Prompts(Messages):
+    """`POST /v1/messages/count_tokens`: a message's prompt, of which nothing is answered."""
+
+    def parse(self, raw: bytes, headers: Mapping[str, str], *, max_messages: int, purse: Purse) -> wire.Incoming:
+        """As a message of the shortest answer. Raises InvalidRequest."""
+        return self._read({**wire.parse_json(raw), "max_tokens": 1}, headers, max_messages, purse)
 
 
 ERROR_TYPES = {

@@ -62,6 +62,9 @@ async def test_a_response_streams_its_own_events(client: openai.AsyncOpenAI) -> 
     assert len({event.response.id for event in events if event.type in ("response.created", "response.completed")}) == 1
     assert last.response.outlay["plan"] == "single(words)"
     assert last.response.usage.output_tokens == 8
+    plain = await client.responses.create(model="words", input="hello")
+    assert plain.usage is not None
+    assert plain.usage.output_tokens_details.reasoning_tokens == last.response.usage.output_tokens_details.reasoning_tokens == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -186,8 +189,31 @@ async def test_a_message_that_fails_fails_in_anthropics_shape(claude: Any, field
 
 
 async def test_a_path_below_messages_fails_in_its_shape_too(gateway: str) -> None:
-    """What is not JSON is said in the words of the API that was spoken to."""
+    """What is not JSON, what is not there, and what may not be done is said in the words of the API that was spoken to."""
     async with httpx.AsyncClient(base_url=gateway) as http:
+        for method, path, status, kind in (
+            ("POST", "/messages/batches", 404, "not_found_error"),
+            ("GET", "/messages/batches/msgbatch_1", 404, "not_found_error"),
+            ("GET", "/messages", 405, "invalid_request_error"),
+        ):
+            missed = await http.request(method, path)
+            assert (missed.status_code, missed.json()["type"], missed.json()["error"]["type"]) == (status, "error", kind)
+        assert "type" not in (await http.get("/message")).json()
         refused = await http.post("/messages", content=b"{", headers={"content-type": "application/json"})
         assert refused.json()["error"]["type"] == "invalid_request_error"
         assert refused.json()["type"] == "error"
+
+
+async def test_the_tokens_of_a_message_are_counted_without_asking_anybody(claude: anthropic.AsyncAnthropic, stub: StubServer) -> None:
+    """By the router's estimate: prompts, system texts and tools count; nobody is asked or paid, and errors are those of a message."""
+    short = (await claude.messages.count_tokens(model="words", messages=HELLO)).input_tokens
+    system = (await claude.messages.count_tokens(model="words", messages=HELLO, system="Be kind. " * 40)).input_tokens
+    tools = (await claude.messages.count_tokens(model="auto", messages=HELLO, tools=[TOOL])).input_tokens
+    assert 0 < short < tools
+    assert system == pytest.approx(short + 90, abs=10)  # about four characters a token
+    assert stub.requests == []
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        await claude.messages.count_tokens(model="none", messages=HELLO)
+    assert caught.value.body["error"]["type"] == "not_found_error"  # type: ignore[index]
+    with pytest.raises(anthropic.BadRequestError):
+        await claude.messages.count_tokens(model="words", messages=[])

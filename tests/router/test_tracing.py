@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from adapters.cache import MemoryCache
 from adapters.litellm import import_litellm
 from adapters.scripted import scripted
+from policies.plans import BestOfN
 from router.assembly import assemble
 from router.config import Config
 from router.errors import BackendFailed, UnknownModel
@@ -125,6 +126,41 @@ async def test_spans_say_what_the_decision_block_says() -> None:
     paid = [row for row in outcome.decision["calls"] if row["kind"] == "generate"]
     assert [said(call)["gen_ai.usage.output_tokens"] for call in calls] == [row["output_tokens"] for row in paid]
     assert [said(call)["outlay.cost_usd"] for call in calls] == [row["cost_usd"] for row in paid]
+
+
+async def test_a_call_says_what_it_was_asked_for_and_how_it_ended() -> None:
+    """As it was sent, with the policy's own temperature and the ceiling's length; what nobody said is left out."""
+    plan = BestOfN(backend="small", n=2, batch=2, verifier="exact", temperature=0.7)
+    router = a_router(scripted("small", "right", "wrong and long and longer", price=SMALL))
+    with traced(router) as exporter:
+        await router.answer(an_ask(max_tokens=3, plan=plan))
+        await router.answer(an_ask(model="small"))
+    chosen, plain = (said(span) for span in named(exporter, "chat small") if span.kind is SpanKind.CLIENT)
+    asked = {"gen_ai.request.max_tokens": 3, "gen_ai.request.temperature": 0.7, "gen_ai.request.choice.count": 2}
+    assert (asked | {"gen_ai.response.finish_reasons": ("stop", "length")}).items() <= chosen.items()
+    assert plain["gen_ai.response.finish_reasons"] == ("stop",)
+    assert not asked.keys() & plain.keys()
+
+
+async def test_a_judge_is_a_model_that_is_asked() -> None:
+    """A client span of its backend, under the verifier's name; a verifier that asks nobody stays within."""
+    config = {
+        "backends": {"small": {"kind": "scripted"}, "large": {"kind": "scripted", "model": "big", "answers": ["score: 9"]}},
+        "verifiers": {"fair": {"kind": "judge", "backend": "large"}, "fits": {"kind": "regex", "pattern": "ok"}},
+        "policies": {
+            name: {"objective": {"value_of_correct_usd": 1.0}, "plans": [{"single": {"backend": "small", "verifier": name}}]}
+            for name in ("fair", "fits")
+        },
+    }
+    router = assemble(Config.model_validate(config | {"default": "fair"}))
+    with traced(router) as exporter:
+        for name in ("fair", "fits"):
+            await router.answer(an_ask(model=f"outlay/{name}"))
+    (judged,), (matched,) = named(exporter, "chat big"), named(exporter, "score fits")
+    assert (judged.kind, matched.kind) == (SpanKind.CLIENT, SpanKind.INTERNAL)
+    expected = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "big", "outlay.verifier": "fair", "outlay.answers": 1}
+    assert expected.items() <= said(judged).items()
+    assert "outlay.backend" not in said(judged)
 
 
 async def test_no_text_is_in_a_trace_unless_asked_for_and_then_redacted() -> None:
