@@ -71,7 +71,7 @@ class Resilience(Options):
     fallbacks: tuple[str, ...] = Field((), description="backends that answer in its place, in this order; their own are not followed")
     fallback_on: frozenset[FallbackOn] = Field(
         frozenset({"failure"}),
-        description="failure: down, or refuses our key; context_length: prompt too long; content_filter: an error, or an answer, that was filtered or refused",
+        description="failure: down, or refuses our key; context_length: prompt too long; content_filter: filtered or refused",
     )
 
 
