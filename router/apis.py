@@ -78,10 +78,9 @@ async def api_of(path: str) -> Api:
 
     The first of the translated ones takes some seconds, in which other requests go on: LiteLLM is imported.
     """
-    if path.startswith("/v1/messages/") and path not in TRANSLATED:
-        path = "/v1/messages"
-    if path not in TRANSLATED:
+    name = TRANSLATED.get(path) or ("Messages" if path.startswith("/v1/messages/") else None)
+    if name is None:
         return CHAT
     translations = await asyncio.to_thread(importlib.import_module, "router.translations")
-    api: Api = getattr(translations, TRANSLATED[path])()
+    api: Api = getattr(translations, name)()
     return api

@@ -114,7 +114,7 @@ class Outcome:
     """The limit that ended the work early: `cost`, `deadline`, or None."""
     cached: bool
     degraded: tuple[str, ...]
-    """What failed and was done without: `verifier:reward`, `probe`, `cache`."""
+    """What failed and was done without (`verifier:reward`, `probe`), and what the answer lacks (`form`, `content_filter`, `refusal`)."""
     decision: Mapping[str, Any]
     """The decision block, ready for JSON: cause, estimate, plans considered, actions, calls."""
     cached_tokens: int = 0
