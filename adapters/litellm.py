@@ -7,6 +7,7 @@ backend of this kind is built (3 s), reads its price list from its package and n
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import warnings
 from collections.abc import AsyncIterator
@@ -47,6 +48,9 @@ REQUEST_FIELDS = frozenset(
 
 SECRET = ("key", "secret", "token", "password")
 """Arguments with one of these in their name are never shown."""
+
+LOGGERS = ("LiteLLM", "LiteLLM Router")
+"""Those that its library logs to."""
 
 
 class LiteLLMOptions(RemoteOptions):
@@ -163,12 +167,19 @@ def _taken(error: BaseException | None) -> bool:
 
 
 def import_litellm() -> Any:
-    """LiteLLM, told to stay at home: it fetches its price list when it is imported, unless this variable is set before."""
+    """LiteLLM, told to stay at home: it fetches its price list when it is imported, unless this variable is set before.
+
+    And to be silent: it logs every call, and in its warnings what callers wrote. What went wrong is in the error that it raises; to see all
+    the same what it does, set LITELLM_LOG.
+    """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     warnings.filterwarnings("ignore", "Item .* on TypedDict class", UserWarning)  # pydantic's, on LiteLLM's own types
     import litellm
 
     litellm.telemetry, litellm.suppress_debug_info = False, True
+    if "LITELLM_LOG" not in os.environ:
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return litellm
 
 

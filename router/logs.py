@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from router.pipeline_types import Ask, Outcome
+from router.redact import redacted_start
 
 log = logging.getLogger("outlay")
 
@@ -58,7 +59,7 @@ def answered(ask: Ask, outcome: Outcome, *, with_prompt: bool) -> None:
         "cached": outcome.cached,
         "truncated_by": outcome.truncated_by,
         "degraded": ",".join(outcome.degraded) or None,
-        "prompt": ask.request.prompt[:PROMPT_CHARACTERS] if with_prompt else None,
+        "prompt": redacted_start(ask.request.prompt, PROMPT_CHARACTERS) if with_prompt else None,
     }
     said = {name: value for name, value in fields.items() if value is not None}
     extra = {"outlay": {"decision_id": outcome.id, **said, "cost_usd": outcome.cost_usd, "latency_s": round(outcome.latency_s, 6)}}

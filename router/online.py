@@ -21,7 +21,7 @@ from router.job import Job
 from router.lessons import Given, Judged, Lessons, Sent
 from router.parts import Parts
 from router.pipeline_types import Ask, Outcome
-from router.redact import redacted
+from router.redact import redacted, redacted_start
 from router.shadow import Compared, Shadow
 from router.shadow_policies import ShadowPolicies
 from router.tracing import Tracing
@@ -77,8 +77,8 @@ class Online:
         event = DecisionEvent(ask.id, self._clock(), ending, {}, tags, ask.purse.owner)
 
         def written() -> bytes:  # in the writer's thread: reading a long prompt takes time
-            text = conversation_text(ask.request.messages)[:PROMPT_CHARACTERS]
-            return decision_line(replace(event, prompt=redacted(text)), block)
+            prompt = redacted_start(conversation_text(ask.request.messages), PROMPT_CHARACTERS)
+            return decision_line(replace(event, prompt=prompt), block)
 
         for writer in self.writers:
             writer.add(written if self._prompts else lambda: decision_line(event, block))

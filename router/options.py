@@ -32,7 +32,7 @@ class ServerOptions(Frozen):
         0.3, ge=0, description="a stream waits so long for its first news, so that a refusal gets its own status; then the role is sent"
     )
     keep_alive_s: float = Field(10, gt=0, description="between the comments that keep a silent stream's connection open")
-    log_prompts: bool = Field(False, description="write the last user message into the log")
+    log_prompts: bool = Field(False, description="write the last user message into the log, redacted and cut")
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, with the decision's id")
     reload_s: float = Field(2, ge=0, description="between looks whether the configuration's file changed; 0: only SIGHUP reloads it")
 

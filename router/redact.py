@@ -29,11 +29,21 @@ LONG = 9
 """Digits from which a number may be that of a person, an account or a card: in one piece, or in groups of three and more on average."""
 
 
+EDGE = 200
+"""Characters within which a cut may have made of a key or an address something that no rule knows."""
+
+
 def redacted(text: str) -> str:
     """The text with `[email]`, `[key]`, `[number]` for what was found."""
     for name, pattern in RULES:
         text = pattern.sub(f"[{name}]", text)
     return DIGITS.sub(_number, UNBROKEN.sub(_token, text))
+
+
+def redacted_start(text: str, characters: int) -> str:
+    """At most so many characters of the redacted text. Of a longer text more is read than shown: half a key is secret too."""
+    start = redacted(text[: characters + EDGE])
+    return (start if len(text) <= characters + EDGE else start[:-EDGE])[:characters]
 
 
 def _token(found: re.Match[str]) -> str:

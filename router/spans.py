@@ -24,7 +24,7 @@ from router.job import Action, Job
 from router.options import TracingOptions
 from router.parts import Parts
 from router.pipeline_types import Outcome
-from router.redact import redacted
+from router.redact import redacted_start
 from router.run import CallRecord
 from router.tracing import Asked, Trace, new_id
 
@@ -256,7 +256,7 @@ def _messages(messages: Sequence[Mapping[str, Any]]) -> str:
     """In the conventions' own shape, without what should not lie about."""
     left, shown = CHARACTERS, []
     for message in messages:
-        text = redacted(text_of(message)[: max(0, left)])
+        text = redacted_start(text_of(message), max(0, left))
         left -= len(text)
         shown.append({"role": message.get("role"), "parts": [{"type": "text", "content": text}]})
     return json.dumps(shown, ensure_ascii=False)

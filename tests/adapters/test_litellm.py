@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -226,3 +227,26 @@ async def test_a_field_that_the_operator_lets_through_reaches_the_provider(make:
     await answered(make(request_fields=["top_k"], litellm_params={"allowed_openai_params": ["reasoning_effort"]}), request)
     (sent,) = stub.requests
     assert sent["top_k"] == 3
+
+
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_litellm_logs_nothing_of_a_request_unless_told_to(asked_for: bool) -> None:
+    """It would warn of an image that it does not fetch by naming it; an operator who sets its own variable sees that."""
+    code = """
+import asyncio, logging
+from adapters.errors import BackendError
+from adapters.litellm import LiteLLMBackend, LiteLLMOptions
+from adapters.types import Call, ChatRequest, Price
+logging.basicConfig(level=logging.INFO)
+backend = LiteLLMBackend("remote", LiteLLMOptions(model="anthropic/claude-3-5-sonnet-20241022", api_key="k", api_base="http://127.0.0.1:9"))
+image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/of-somebody.png"}}
+try:
+    asyncio.run(backend.complete(ChatRequest(({"role": "user", "content": [image]},)), Call(Price())))
+except BackendError:
+    print("refused")
+"""
+    told = {"LITELLM_LOG": "INFO"} if asked_for else {}
+    env = {name: value for name, value in os.environ.items() if name != "LITELLM_LOG"} | told
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert ran.stdout.split()[-1] == "refused"
+    assert ("of-somebody" in ran.stdout + ran.stderr) is asked_for

@@ -449,6 +449,18 @@ async def test_prompts_are_logged_only_if_asked(log_prompts: bool, stream: bool,
     assert (PROMPT in caplog.text) is log_prompts
 
 
+async def test_logged_prompts_are_redacted(caplog: pytest.LogCaptureFixture) -> None:
+    """Addresses, keys and card numbers are gone, also of what stands where the prompt is cut."""
+    secret = "sk-proj-abcDEF1234567890abcd"
+    prompt = f"mail ann@example.org, card 4111 1111 1111 1111, {'word ' * 28}{secret}"
+    with caplog.at_level(logging.INFO, "outlay"):
+        await ask(ScriptedPipeline(), messages=[{"role": "user", "content": prompt}], server={"log_prompts": True})
+    assert "mail [email], card [number], word" in caplog.text
+    assert "ann@" not in caplog.text
+    assert "4111" not in caplog.text
+    assert secret[:5] not in caplog.text
+
+
 # --- a real client ------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from router.redact import redacted
+from router.redact import redacted, redacted_start
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,18 @@ def test_secrets_go(text: str, left: str) -> None:
 def test_prompts_stay_as_they_are(text: str) -> None:
     """Puzzles, years, decimals and plain words."""
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("secret", ["ann.b+c@mail.example.org", "sk-proj-abcDEF1234567890abcd", "4111 1111 1111 1111"])
+@pytest.mark.parametrize("before", ["", "bob@example.org " * 30])
+def test_a_cut_leaves_no_half_of_a_secret(before: str, secret: str) -> None:
+    """Wherever the cut falls, also where addresses before it made the text shorter; and a start is no longer than was asked for."""
+    text = f"{before}say {secret} {'and more ' * 100}"
+    for characters in range(len(text)):
+        start = redacted_start(text, characters)
+        assert len(start) <= characters
+        assert secret[:4] not in start
+    assert redacted_start(text, len(text)) == redacted(text)
 
 
 @pytest.mark.parametrize(
