@@ -183,19 +183,25 @@ def explain(
 @cli.command(epilog="Example:  outlay collect --prompts puzzles.jsonl --truth exact --out log.jsonl")
 def collect(
     prompts: Annotated[Path, typer.Option(help='JSON lines with "prompt", and "gold" and "group" where there are.', exists=True)],
-    out: Annotated[Path, typer.Option(help="The log; rows are appended, and prompts that it holds are skipped.")] = Path("collected.jsonl"),
+    out: Annotated[Path, typer.Option(help="The log; rows are appended, and what it holds is not asked again.")] = Path("collected.jsonl"),
     truth: Annotated[str | None, typer.Option(help="Verifier that marks answers; unset: the gold answer does.", show_default=False)] = None,
     samples: Annotated[int, typer.Option(min=1, help="Draws of the backend that most plans use.")] = 16,
     samples_dear: Annotated[int, typer.Option(min=1, help="Draws of each other backend.")] = 4,
     concurrency: Annotated[int, typer.Option(min=1, help="Prompts under way at once.")] = 4,
-    max_cost_usd: Annotated[float, typer.Option(min=0, help="No new prompt is begun once so much is spent.")] = float("inf"),
+    max_cost_usd: Annotated[
+        float, typer.Option(min=0, help="Of the whole log, earlier runs included: no prompt is begun that may not fit.")
+    ] = float("inf"),
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many prompts.", show_default=False)] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Run labelled prompts through all plans and log what was seen, for `outlay fit`. Goes on where it was stopped."""
+    """Run labelled prompts through all plans and log what was seen, for `outlay fit`.
+
+    The same command goes on where it was stopped, and asks again what failed; the exit code is 1 where something did.
+    """
     from router.learning import Collection, run_collect
 
-    run_collect(Collection(_path(config), prompts, out, samples, samples_dear, truth, concurrency, max_cost_usd, limit))
+    if not run_collect(Collection(_path(config), prompts, out, samples, samples_dear, truth, concurrency, max_cost_usd, limit)):
+        raise typer.Exit(1)
 
 
 @cli.command(epilog="Example:  outlay fit --log log.jsonl --out fleet/probe")

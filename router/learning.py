@@ -17,10 +17,11 @@ from difficulty.labels import TEST
 from difficulty.versions import POINTER, digest_of, pointer, resolved, written
 from policies.plans import Plan
 from router.assembly import market, parts
-from router.collect import Collector, collect, plans_of, read_log, read_prompts
+from router.collect import Collected, Collector, collect, plans_of, read_prompts
 from router.config import Config, load
 from router.errors import ConfigError
 from router.fit import fitted_text, labels, learn_curves
+from router.offline import usable_rows
 from router.parts import Parts
 
 
@@ -39,8 +40,8 @@ class Collection:
     limit: int | None
 
 
-def run_collect(options: Collection) -> None:
-    """Run the prompts that the log does not hold yet. Ctrl-C keeps every finished row."""
+def run_collect(options: Collection) -> bool:
+    """Run the prompts that the log does not hold yet; whether nothing failed. Ctrl-C keeps every finished row."""
     console, config = Console(stderr=True), without_probe(load(options.config))
     if options.truth is not None and options.truth not in config.verifiers:
         raise ConfigError(f"--truth: no verifier '{options.truth}'; have {', '.join(config.verifiers) or 'none'}")
@@ -53,13 +54,30 @@ def run_collect(options: Collection) -> None:
     draws = ", ".join(f"{n} of {name}" for name, n in plans.samples.items())
     console.print(f"each prompt: {draws}; {', '.join(plan.key for plan in plans.chains) or 'no chains'} -> {options.out}", markup=False)
     try:
-        written = asyncio.run(_collected(built, collector, prompts, options.out, console))
-        console.print(f"{written} rows written, ${collector.spent_usd:.6f} spent")
+        found = asyncio.run(_collected(built, collector, prompts, options.out, console))
     except KeyboardInterrupt:
         console.print(f"stopped; {options.out} holds every row that was finished, and the same command goes on from there")
+        return True
+    for line in said(found, collector, options.out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return not found.trouble
 
 
-async def _collected(built: Parts, collector: Collector, prompts: Any, out: Path, console: Console) -> int:
+def said(found: Collected, collector: Collector, out: Path) -> list[str]:
+    """What became of a collection, and what to do about it."""
+    lines = [f"{found.written} rows written; {out} has cost ${collector.spent_usd:.6f} in all"]
+    if collector.unmarked:
+        again = "what was bought is in the log; once that is mended, the same command marks it without buying it again"
+        return [*lines, f"stopped, for the truth failed: {collector.unmarked}", again]
+    if found.left:
+        lines.append(f"{found.left} prompts were not begun: they might cost more than --max-cost-usd leaves of ${collector.max_cost_usd:g}")
+    if found.failed:
+        lines.append(f"{found.failed} of {found.written} rows failed in part or whole, and the same command asks what failed again")
+        lines.append(f"the first failure: {found.trouble}")
+    return lines
+
+
+async def _collected(built: Parts, collector: Collector, prompts: Any, out: Path, console: Console) -> Collected:
     try:
         await built.load()
         with _bar(console) as bar:
@@ -82,9 +100,7 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     from difficulty.report import summary, write_report
 
     console, config = Console(stderr=True), load(config_path)
-    rows, encoder = read_log(log), encoder or config.probe.encoder
-    if not rows:
-        raise ConfigError(f"{log}: no rows; `outlay collect` writes them")
+    rows, encoder = usable_rows(log), encoder or config.probe.encoder
     if encoder is None:
         raise ConfigError("no encoder: set `probe.encoder` in the configuration, or name one with --encoder")
     reader = open_encoder(encoder, threads=config.probe.threads)

@@ -20,7 +20,7 @@ from difficulty.labels import TEST, sides
 from difficulty.probe import Estimate
 from policies.policy import Optimiser, Policy, WithinBudget, Worth
 from router.assembly import open_probe, parts
-from router.collect import read_log
+from router.collect import read_log, usable
 from router.config import Config, load
 from router.errors import ConfigError, have_instead
 from router.options import ProbeOptions
@@ -56,13 +56,25 @@ class Study:
 
 def opened(config_path: Path, log: Path, fresh: bool) -> Study:
     """Only the prompts that the fit kept for its report are judged on, unless the whole log is `fresh`. Raises ConfigError or FitError."""
-    config, rows = load(config_path), read_log(log)
-    if not rows:
-        raise ConfigError(f"{log}: no rows; `outlay collect` writes them")
+    config, rows = load(config_path), usable_rows(log)
     built = parts(config)
     kept = set(range(len(rows))) if fresh else _kept(config.probe, rows)
     sides_of_log = [row for i, row in enumerate(rows) if i in kept], [row for i, row in enumerate(rows) if i not in kept]
     return Study(config, built, *sides_of_log, _estimates(config.probe, built, rows))
+
+
+def usable_rows(log: Path) -> Rows:
+    """The rows of a log without those that `outlay collect` is to finish first, of which it is said how many. Raises ConfigError."""
+    rows = read_log(log)
+    found = [row for row in rows if usable(row)]
+    if left := len(rows) - len(found):
+        unfinished = f"{left} of {len(rows)} rows of {log} failed, and are left out; `outlay collect` asks them again"
+        if not found:
+            raise ConfigError(unfinished)
+        Console(stderr=True).print(unfinished, markup=False, soft_wrap=True)
+    if not found:
+        raise ConfigError(f"{log}: no rows; `outlay collect` writes them")
+    return found
 
 
 def at(policy: Policy, multiplier: float) -> Policy:

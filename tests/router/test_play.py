@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from adapters.scripted import ScriptedBackend, scripted
 from adapters.types import Call, ChatRequest, Choice, Verdict
 from difficulty.probe import Estimate
 from policies.policy import Policy
-from router.collect import Collector, Labelled, Plans, collect, read_log
+from router.collect import Collector, Labelled, Plans
 from router.parts import Parts
 from router.pipeline import Router
 from router.play import Player, play
@@ -138,17 +137,3 @@ async def test_what_behaves_alike_is_on_the_log(select: str, text: str) -> None:
     live = await Router(replace(parts, backends=backends(*texts))).answer(an_ask(PROMPT))
     assert live.candidates[0].text == text
     assert played.right == float("right" in text)
-
-
-@pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.gz"])
-async def test_a_log_may_be_gzipped_and_is_gone_on_with(name: str, tmp_path: Path) -> None:
-    """Rows are appended to what is there, prompts that are in it are not asked again, and a row cut off by an interruption is left out."""
-    out, parts = tmp_path / name, the_parts(a_policy(), *DRAWS)
-    for prompts, written in [((PROMPT,), 1), ((PROMPT, "another"), 1), ((PROMPT, "another"), 0)]:
-        collector = Collector(parts, Plans({"small": 1}), Exact("truth"))
-        assert await collect(collector, [Labelled(prompt) for prompt in prompts], out, lambda done, cost: None) == written
-    assert out.read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
-    assert [row["prompt"] for row in read_log(out)] == [PROMPT, "another"]
-    out.write_bytes(out.read_bytes()[:-9])
-    assert PROMPT in [row["prompt"] for row in read_log(out)]
-    assert read_log(tmp_path / "none.jsonl") == []
