@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_expit, logsumexp
 
-from difficulty.belief import NO_OWN, NODES, OWN_NODES, OWN_PRIOR, PRIOR, Array, Success, logit
+from difficulty.belief import DEFAULT_SPREAD, NO_OWN, NODES, OWN_NODES, OWN_PRIOR, PRIOR, Array, Success, logit
 
 PRIOR_WEIGHT = 2.0
 """Weak pull of slopes to 1 and of shifts to 0, in units of half a squared deviation."""
@@ -46,7 +46,8 @@ def fit_success(features: Counts, right: Counts, draws: Counts) -> dict[str, Suc
 def fit_shared(features: Counts, right: Counts, draws: Counts) -> dict[str, Success]:
     """(intercept, slope, spread) of every backend, jointly, where there is nothing but the shared difficulty.
 
-    Maximises sum_i log sum_j w_j prod_m p_mj^k (1 - p_mj)^(n - k). The spread is known only where some prompts have two draws or more.
+    Maximises sum_i log sum_j w_j prod_m p_mj^k (1 - p_mj)^(n - k). The spread is known only where some prompts have two draws or more,
+    of whichever backends; where none has, the default stands.
     """
     names, e, k, n = _stacked(features, right, draws)
     free = np.ones((3, len(names)))
@@ -56,7 +57,8 @@ def fit_shared(features: Counts, right: Counts, draws: Counts) -> dict[str, Succ
         return value, grad[:3].ravel()
 
     share = (k.sum(axis=1) + 0.5) / (n.sum(axis=1) + 1)
-    bounds = [(-8, 8)] * len(names) + [(0, 5)] * len(names) + [(0.0, 6)] * len(names)
+    spreads = (0.0, 6.0) if (n.sum(axis=0) > 1).any() else (DEFAULT_SPREAD, DEFAULT_SPREAD)
+    bounds = [(-8.0, 8.0)] * len(names) + [(0.0, 5.0)] * len(names) + [spreads] * len(names)
     tried = [minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in _starts(share)]
     found = min(tried, key=lambda one: float(one.fun)).x.reshape(3, len(names))
     return {name: Success(*(float(v) for v in found[:, m])) for m, name in enumerate(names)}

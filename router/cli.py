@@ -206,16 +206,20 @@ def collect(
 
 @cli.command(epilog="Example:  outlay fit --log log.jsonl --out fleet/probe")
 def fit(
-    log: Annotated[Path, typer.Option(help="What `outlay collect` wrote.", exists=True)],
     out: Annotated[Path, typer.Option(help="Folder for probe, curves and report.")],
+    log: Annotated[Path | None, typer.Option(help="What `outlay collect` wrote.", exists=True, show_default=False)] = None,
+    events: Annotated[
+        str | None,
+        typer.Option(help="The decision log, with prompts and feedback: a file, a folder, or redis://host:6379/0.", show_default=False),
+    ] = None,
     encoder: Annotated[str | None, typer.Option(help="Unset: probe.encoder of the configuration.", show_default=False)] = None,
     seed: int = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Learn the probe, the verifiers' calibration and the plans' curves from a log, and report how good they are."""
+    """Learn the probe, the verifiers' calibration and the plans' curves from logs, and report how good they are."""
     from router.learning import run_fit
 
-    run_fit(_path(config), log, out, encoder, seed)
+    run_fit(_path(config), log, events, out, encoder, seed)
 
 
 @cli.command(epilog="Example:  outlay evaluate --log log.jsonl --out evaluation")

@@ -1,4 +1,4 @@
-"""`outlay fit`: from a log of `outlay collect` to a probe, curves, and a report on both.
+"""`outlay fit`: from a log of `outlay collect`, or labelled answers of the decision log, to a probe, curves, and a report on both.
 
 The probe is fitted and judged in `difficulty/fit.py` and `report.py`, the statistics of the curves are in `difficulty/learn.py`; here
 the log is turned into their arrays, and what plans were seen to cost is set against the forecast.
@@ -92,7 +92,7 @@ class CurveFit:
         for backend, p in chance.items():
             for row, trace, *before in zip(self.rows, self._samples(backend), p, ease, strict=True):
                 for answer in trace["answers"]:
-                    once = row["group"], backend, answer["text"], answer["correct"]
+                    once = row["group"], backend, answer.get("text", ""), answer["correct"]
                     for verifier, score in answer.get("scores", {}).items():
                         if score is not None:
                             seen[verifier].setdefault(once, (score, answer["correct"], *before))
@@ -103,8 +103,8 @@ class CurveFit:
         right, draws = self._counts()
         seen = max(draws, key=lambda name: draws[name].sum())
         traces = list(self._samples(seen))
-        verifier = next((name for name in scores if all(name in a.get("scores", {}) for t in traces for a in t["answers"])), None)
-        whole = [i for i, trace in enumerate(traces) if len(trace["answers"]) >= 2 * SEEN]
+        whole = [i for i, trace in enumerate(traces) if sum("text" in answer for answer in trace["answers"]) >= 2 * SEEN]
+        verifier = next((name for name in scores if all(name in a.get("scores", {}) for i in whole for a in traces[i]["answers"])), None)
         if verifier is None or len(whole) < LEAST:
             return 1.0
         joint = np.stack([_evidence(scores[verifier], logits[seen][i], traces[i]["answers"][:SEEN], verifier) for i in whole])
@@ -120,11 +120,12 @@ class CurveFit:
         for name in self.features:
             pattern = next((plan.answer for plan in self.plans if isinstance(plan, BestOfN | Ensemble) and name in plan.backends), None)
             traces = list(self._samples(name))
-            prompts = [_sampled(trace["answers"], pattern) for trace in traces if len(trace["answers"]) > 1]
+            said = [[answer for answer in trace["answers"] if "text" in answer] for trace in traces]  # the decision log keeps no texts
+            prompts = [_sampled(answers, pattern) for answers in said if len(answers) > 1]
             if len(prompts) >= LEAST:
                 found[name] = fit_votes(prompts)
-            for said, trace in zip(wrong, traces, strict=True):
-                said[name] = [normalise(answer["text"], pattern) for answer in trace["answers"] if not answer["correct"]]
+            for by_backend, answers in zip(wrong, said, strict=True):
+                by_backend[name] = [normalise(answer["text"], pattern) for answer in answers if not answer["correct"]]
         agree = fit_agreement(wrong) if len(wrong) >= LEAST else {}
         return {name: replace(found.get(name, Votes()), agree=agree.get(name, Votes().agree)) for name in found.keys() | agree.keys()}
 

@@ -20,7 +20,9 @@ from router.assembly import market, parts
 from router.collect import Collected, Collector, collect, plans_of, read_prompts
 from router.config import Config, load
 from router.errors import ConfigError
+from router.events import read_events
 from router.fit import fitted_text, labels, learn_curves
+from router.fit_events import logged_rows
 from router.offline import usable_rows
 from router.parts import Parts
 
@@ -91,8 +93,8 @@ async def _collected(built: Parts, collector: Collector, prompts: Any, out: Path
         await built.aclose()
 
 
-def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: int) -> None:
-    """Probe, curves and report from a log. Raises ConfigError or a DifficultyError that says what is missing."""
+def run_fit(config_path: Path, log: Path | None, events: str | None, out: Path, encoder: str | None, seed: int) -> None:
+    """Probe, curves and report from logs. Raises ConfigError, EventError, or a DifficultyError that says what is missing."""
     from difficulty.after_wrong import section
     from difficulty.artifact import save_probe
     from difficulty.encoders import open_encoder
@@ -100,7 +102,10 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     from difficulty.report import summary, write_report
 
     console, config = Console(stderr=True), load(config_path)
-    rows, encoder = usable_rows(log), encoder or config.probe.encoder
+    if log is None and events is None:
+        raise ConfigError("nothing to learn from: name a log of `outlay collect` by --log, or the decision log by --events")
+    rows = [*(usable_rows(log) if log else []), *(_logged(events, console) if events else [])]
+    encoder = encoder or config.probe.encoder
     if encoder is None:
         raise ConfigError("no encoder: set `probe.encoder` in the configuration, or name one with --encoder")
     reader = open_encoder(encoder, threads=config.probe.threads)
@@ -122,6 +127,17 @@ def run_fit(config_path: Path, log: Path, out: Path, encoder: str | None, seed: 
     tested = int((fitted.side == TEST).sum())
     console.print(f"{len(rows)} prompts, {tested} of them kept for the report: {resolved(out) / 'report.md'}")
     console.print(_what_next(out, digest), markup=False)
+
+
+def _logged(source: str, console: Console) -> list[dict[str, Any]]:
+    """Rows from the decision log; what was left out is said, with why. Raises ConfigError where nothing is left."""
+    found = logged_rows(read_events(source))
+    console.print(f"{source}: {found.used} labelled answers of {len(found.rows)} prompts", markup=False, soft_wrap=True)
+    for why, n in found.left_out.items():
+        console.print(f"  {n} left out: {why}", markup=False, soft_wrap=True)
+    if not found.rows:
+        raise ConfigError(f"{source}: no labelled answer in it that can be learned from; docs/online.md says which can")
+    return found.rows
 
 
 def _what_next(out: Path, digest: str) -> str:
