@@ -92,7 +92,7 @@ class CurveFit:
         for backend, p in chance.items():
             for row, trace, *before in zip(self.rows, self._samples(backend), p, ease, strict=True):
                 for answer in trace["answers"]:
-                    once = row["group"], backend, answer.get("text", ""), answer["correct"]
+                    once = row["group"], backend, answer["text"] if "text" in answer else answer["id"], answer["correct"]
                     for verifier, score in answer.get("scores", {}).items():
                         if score is not None:
                             seen[verifier].setdefault(once, (score, answer["correct"], *before))

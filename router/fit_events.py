@@ -3,7 +3,8 @@
 Only what was sent is judged, and what is sent was chosen. The best of several answers, and an answer that was sent because it scored well
 where another plan stood by, are right oftener than their backend is, and which ones were not sent nobody labelled. So an answer counts
 where it was the only one that was drawn and would have been sent whatever it was: that of a `single` plan which no verifier scored, or
-beside which the policy had no other plan. Verifiers, votes and chains are not learned from here: the log holds no raw scores and no texts.
+beside which the policy had no other plan. Votes and chains are not learned from here, for the log holds no texts; a verifier is, from the
+scored ones among these answers.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def logged_rows(events: Iterable[Event]) -> LoggedRows:
         if why := _unfit(decided, label):
             left_out[why] += 1
         elif decided is not None:
-            _add(rows.setdefault(decided.prompt or "", {}), decided.block, label)
+            _add(rows.setdefault(decided.prompt or "", {}), decided, label)
     found = [{"prompt": text, "group": default_group(text), "traces": list(traces.values())} for text, traces in rows.items()]
     return LoggedRows(found, len(labels) - left_out.total(), left_out)
 
@@ -64,7 +65,7 @@ def _unfit(event: DecisionEvent | None, label: float) -> str:
     if event is None:
         return NOT_MADE
     block = event.block
-    answers = [call for call in block["calls"] if call["kind"] == "generate"]
+    answers = _answered(block)
     marks = [block["truncated_by"], block["continued_from"], *(mark for mark in block["degraded"] if mark.startswith("fallback:"))]
     if event.ending != "answered" or any(marks):
         return NOT_MADE
@@ -78,10 +79,16 @@ def _unfit(event: DecisionEvent | None, label: float) -> str:
     return SCORED if scored and len(block["decisions"][0]["considered"]) > 1 else ""
 
 
-def _add(traces: dict[str, dict[str, Any]], block: Mapping[str, Any], label: float) -> None:
+def _add(traces: dict[str, dict[str, Any]], event: DecisionEvent, label: float) -> None:
     """One draw more of its backend."""
-    (call,) = (call for call in block["calls"] if call["kind"] == "generate")
+    (call,), action = _answered(event.block), event.block["actions"][-1]
+    scores = {by["target"]: action["score"] for by in event.block["calls"] if by["kind"] == "score" and "score" in action}
     plan = f"{SAMPLE}{call['target']})"
     trace = traces.setdefault(plan, {"plan": plan, "answers": [], "calls": [], "cost_usd": 0.0, "latency_s": 0.0})
-    trace["answers"].append({"correct": label})
+    trace["answers"].append({"id": event.id, "correct": label, "scores": scores})
     trace["calls"].append([call[of] for of in ("kind", "target", "n", "input_tokens", "output_tokens", "latency_s", "cached_tokens")])
+
+
+def _answered(block: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The calls that brought answers; where the first backend was down, the other's is one all the same."""
+    return [call for call in block["calls"] if call["kind"] == "generate" and call["outcome"] == "ok"]

@@ -153,12 +153,15 @@ def _call(call: CallRecord) -> dict[str, Any]:
 
 
 def _action(action: Action) -> dict[str, Any]:
+    """`score` is the verifier's raw word on the answer that the plan chose."""
+    score = action.chosen.raw_score if action.chosen else None
     return {
         "plan": action.plan.key,
         "answers": action.answers,
         "chance": round(action.chance, 4),
         "cost_usd": action.cost_usd,
         "latency_s": round(action.latency_s, 6),
+        **({"score": score} if score is not None else {}),
     } | ({"error": action.error} if action.error else {})
 
 

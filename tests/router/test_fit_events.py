@@ -17,6 +17,7 @@ from difficulty.artifact import load_probe, located
 from difficulty.belief import DEFAULT_SPREAD
 from difficulty.curves import Curves
 from difficulty.learn_success import fit_success
+from policies.facts import Market
 from router.events import DecisionEvent, Event, FeedbackEvent, line
 from router.fit import LEAST, CurveFit
 from router.fit_events import BETWEEN, CHOSEN, NO_PROMPT, NOT_MADE, SCORED, logged_rows
@@ -53,7 +54,8 @@ async def test_a_labelled_answer_is_a_draw_of_its_backend() -> None:
     (row,) = found.rows
     (trace,) = row["traces"]
     call = generated(outcome.decision)
-    assert (row["prompt"], trace["plan"], trace["answers"]) == ("a question", "sample(small)", [{"correct": 1.0}])
+    assert (row["prompt"], trace["plan"]) == ("a question", "sample(small)")
+    assert trace["answers"] == [{"id": outcome.id, "correct": 1.0, "scores": {}}]
     assert trace["calls"] == [["generate", "small", 1, call["input_tokens"], call["output_tokens"], call["latency_s"], 0]]
     assert (found.used, found.left_out) == (1, {})
 
@@ -63,7 +65,7 @@ async def test_equal_prompts_are_one_row() -> None:
     outcomes = [await an_outcome(), await an_outcome()]
     events: list[Event] = [event for o in outcomes for event in (a_decision(o), FeedbackEvent(o.id, 2.0, 1.0))]
     (row,) = logged_rows(events).rows
-    assert row["traces"][0]["answers"] == [{"correct": 1.0}] * 2
+    assert [answer["correct"] for answer in row["traces"][0]["answers"]] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,17 @@ async def test_only_what_would_have_been_sent_in_any_case_counts(plans: list[dic
     found = logged_rows([a_decision(outcome), FeedbackEvent(outcome.id, 2.0, 1.0)])
     assert found.left_out == ({why: 1} if why else {})
     assert found.used == len(found.rows) == (not why)
+
+
+async def test_the_score_of_an_answer_that_was_sent_in_any_case_is_kept_beside_its_label() -> None:
+    """So the verifier can be calibrated; two answers to one prompt are two, whatever they said."""
+    outcomes = [await an_outcome(SCORED_ALONE), await an_outcome(SCORED_ALONE)]
+    rows = logged_rows([event for o in outcomes for event in (a_decision(o), FeedbackEvent(o.id, 2.0, 1.0))]).rows
+    assert [answer["scores"] for answer in rows[0]["traces"][0]["answers"]] == [{"exact": 1.0}] * 2
+    one = [{**rows[0], "traces": [{**rows[0]["traces"][0], "answers": rows[0]["traces"][0]["answers"][:1]}]}]
+    both, single = (CurveFit(found, {"small": np.zeros(1)}, Market(), []) for found in (rows, one))
+    chance, ease = {"small": np.full(1, 0.5)}, np.zeros(1)
+    assert both._scores(chance, ease)["exact"] != single._scores(chance, ease)["exact"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +111,14 @@ async def test_what_cannot_be_learned_from_is_counted_with_its_reason(label: flo
     assert found.left_out == ({why: 1} if why else {})
 
 
+async def test_an_answer_that_came_after_a_failure_counts() -> None:
+    """That small was down says nothing of whether large was right."""
+    small, large = scripted("small", "right", price=SMALL, fail_every=1), scripted("large", "right", price=LARGE)
+    outcome = await a_router(small, large, policy=a_policy(1e-5, PLAIN)).answer(an_ask("a question"))
+    (row,) = logged_rows([a_decision(outcome), FeedbackEvent(outcome.id, 2.0, 1.0)]).rows
+    assert [trace["plan"] for trace in row["traces"]] == ["sample(large)"]
+
+
 def test_a_label_without_its_decision_is_left_out() -> None:
     """Its file was rotated away."""
     assert logged_rows([FeedbackEvent("dec_1", 2.0, 1.0)]).left_out == {NOT_MADE: 1}
@@ -117,11 +138,13 @@ def test_one_draw_a_prompt_says_nothing_of_how_draws_hang_together() -> None:
 
 def test_answers_without_text_leave_votes_and_tempering_to_those_that_have_one() -> None:
     """Rows of a decision log beside collected ones change neither: nothing is known of what their answers said."""
-    from policies.facts import Market
-
     collected = collected_rows(2 * LEAST)
     logged = [
-        {"prompt": f"p{i}", "group": f"p{i}", "traces": [{"plan": "sample(small)", "answers": [{"correct": 0.0}] * 9, "calls": []}]}
+        {
+            "prompt": f"p{i}",
+            "group": f"p{i}",
+            "traces": [{"plan": "sample(small)", "answers": [{"id": "dec_1", "correct": 0.0}] * 9, "calls": []}],
+        }
         for i in range(20)
     ]
 
