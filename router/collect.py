@@ -286,7 +286,7 @@ def _mended(path: Path) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Every row that can be read, and whether that is all that the file holds."""
+    """Every row that can be read, and whether that is all that the file holds. Raises ConfigError where it is no such log."""
     rows: list[dict[str, Any]] = []
     data, whole = path.read_bytes() if path.exists() else b"", True
     if path.suffix == ".gz":
@@ -296,6 +296,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
             rows.append(json.loads(line))
         except ValueError:
             whole = False
+    foreign = any(not isinstance(row, dict) or not {"prompt", "traces"} <= row.keys() for row in rows)
+    if foreign or (not rows and not b'{"'.startswith(data.strip()[:2])):
+        raise ConfigError(f"{path} is no log of `outlay collect`; a decision log is read by --events")
     return rows, whole and data[-1:] in (b"", b"\n")
 
 

@@ -200,7 +200,7 @@ async def test_labels_of_real_requests_beside_a_collected_log(tmp_path: Path, ca
     assert await asyncio.to_thread(outlay, *command(tmp_path, "--log", str(log), "--events", str(events))) == 0
     assert "300 prompts" in capsys.readouterr().err
     assert await asyncio.to_thread(outlay, *command(tmp_path)) == 2
-    assert "name a log of `outlay collect` by --log, or the decision log by --events" in capsys.readouterr().err
+    assert "by --log, or the decision log by --events" in capsys.readouterr().err
     events.write_bytes(line(FeedbackEvent("dec_1", 2.0, 1.0)))
     assert await asyncio.to_thread(outlay, *command(tmp_path, "--events", str(events))) == 2
     assert "1 left out: not made for their request" in capsys.readouterr().err
