@@ -10,14 +10,11 @@ import asyncio
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import SecretStr
 
 from difficulty.versions import resolved
 from router.assembly import located
@@ -26,13 +23,10 @@ from router.config import Config, parse
 from router.door import Door
 from router.errors import Changed, ConfigError, Unusable
 from router.live import Live
+from router.masks import masked, unmasked
 from router.yaml_errors import parse_yaml
 
 log = logging.getLogger("outlay")
-
-MASK = str(SecretStr("x"))
-"""What stands for a secret that is not shown; sent back, it means the secret that is there."""
-PASSWORD = re.compile(r"(?<=://)([^:/@\s]*):[^@/\s]+(?=@)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +56,7 @@ class Admin:
 
     def shown(self) -> dict[str, Any]:
         """The configuration in use with every default, secrets masked, and what waits for a restart."""
-        effective = _masked(self._current.config.model_dump(mode="json", by_alias=True))
+        effective = masked(self._current.config.model_dump(mode="json", by_alias=True))
         head = {"etag": self._current.etag, "source": self._current.source, "versions_before": len(self._before)}
         return {**head, "restart_needed_for": self._live.waiting_for_restart(), "config": effective}
 
@@ -77,7 +71,7 @@ class Admin:
             if if_match not in (None, "*", self.etag):
                 raise Changed(f"the configuration is {self.etag} now; get it again, and send its ETag as If-Match")
             try:
-                raw = _unmasked(parse_yaml(text, "body"), self._current.raw, "")
+                raw = unmasked(parse_yaml(text, "body"), self._current.raw)
                 await self._use(Version(parse(raw, "body"), raw, "PUT /admin/config"))
             except ConfigError as error:
                 raise Unusable(str(error)) from None
@@ -156,28 +150,3 @@ def _stamp(path: Path) -> tuple[str, int, int] | None:
     except OSError:
         return None
     return str(path), found.st_mtime_ns, found.st_size
-
-
-def _masked(value: Any) -> Any:
-    """Without passwords in addresses; other secrets are masked by their type."""
-    if isinstance(value, str):
-        return PASSWORD.sub(rf"\1:{MASK}", value)
-    if isinstance(value, Mapping):
-        return {key: _masked(item) for key, item in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value
-
-
-def _unmasked(value: Any, was: Any, place: str) -> Any:
-    """With the secrets that a mask stands for. Raises ConfigError where there is none."""
-    if isinstance(value, Mapping):
-        before = was if isinstance(was, Mapping) else {}
-        return {key: _unmasked(item, before.get(key), f"{place}.{key}".lstrip(".")) for key, item in value.items()}
-    if isinstance(value, list):
-        return [
-            _unmasked(item, was[i] if isinstance(was, list) and i < len(was) else None, f"{place}[{i}]") for i, item in enumerate(value)
-        ]
-    if isinstance(value, str) and MASK in value:
-        if not isinstance(was, str):
-            raise ConfigError(f"body: {place}: holds a mask where no secret was; write the secret, or os.environ/NAME")
-        return was
-    return value

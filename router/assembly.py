@@ -49,7 +49,7 @@ def assemble(config: Config, before: Before | None = None) -> Router:
     """The router of a configuration. Raises ConfigError where something that it names cannot be built."""
     try:
         built = parts(config, before)
-        held = replace(built, accepted=held_to(config.policies, built, config.probe))
+        held = replace(built, accepted=held_to(config, built))
         beside = online(config, held, before)
     except (AdapterError, DifficultyError, CurvesError) as error:
         raise ConfigError(str(error)) from error

@@ -1,12 +1,11 @@
 """A certificate: which settings of a policy were proven to lose at most epsilon. Written by `outlay certify`, held to at start.
 
-It is bound to all that decides (plans, limits, prices, curves, probe): where any of these changed, the proof is of another engine. What
-a right answer is worth may move, and a budget may move its multiplier, but only to what was accepted.
+It is bound to the engine (`engine.py`): where any part of that changed, the proof is of another one. What a right answer is worth may
+move, and a budget may move its multiplier, but only to what was accepted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from difficulty.artifact import load_probe, located
 from policies.certify import Accepted
 from policies.plans import Frozen
 from policies.policy import Optimiser, Policy, WithinBudget, Worth
+from router.config import Config
+from router.engine import engine
 from router.errors import ConfigError
-from router.options import ProbeOptions
 from router.parts import Parts
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 CLOSE = 1e-3
 """Relative difference under which two amounts written by hand are the same."""
 
@@ -40,9 +39,9 @@ class Setting(Frozen):
 class Certificate(Frozen):
     """What was proven, of what, and on what."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     policy: str
-    engine: str = Field(description="digest of all that decides, but what a right answer is worth")
+    engine: Mapping[str, str] = Field(description="by name: digest of each part of the engine that was tested")
     objective: Worth | None = Field(description="that was tested, where it is a worth, which may move")
     epsilon: float
     delta: float
@@ -71,7 +70,9 @@ class Certificate(Frozen):
 def read_certificate(path: Path) -> Certificate:
     """What `save` wrote. Raises ConfigError."""
     try:
-        return Certificate.model_validate_json(path.read_bytes())
+        found = path.read_bytes()
+        _check_format(path, found)
+        return Certificate.model_validate_json(found)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; `outlay certify` writes it") from None
     except ValidationError as error:
@@ -79,31 +80,33 @@ def read_certificate(path: Path) -> Certificate:
         raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; run `outlay certify` again") from None
 
 
-def engine_digest(policy: Policy, parts: Parts, probe: ProbeOptions) -> str:
-    """Twelve hex digits that change with anything that decides, but what a right answer is worth."""
-    said = policy.model_dump(mode="json", exclude={"certificate", "description"} | ({"objective"} if worth_of(policy) else set()))
-    if isinstance(policy, Optimiser) and isinstance(policy.objective, WithinBudget):
-        del said["objective"]["multipliers"]  # which `_held` compares with those accepted
-    learned = [parts.market.curves.digest, sorted((k, *v) for k, v in parts.market.prices.items()), _probe_digest(probe)]
-    return hashlib.sha256(json.dumps([said, learned], sort_keys=True).encode()).hexdigest()[:12]
+def _check_format(path: Path, found: bytes) -> None:
+    """Raises ConfigError for a certificate of a version that was bound to less."""
+    try:
+        written = json.loads(found)["format"]
+    except (ValueError, TypeError, KeyError):  # not a certificate at all, which validation says better
+        return
+    if written == 1:
+        why = "is of format 1, which was not bound to the backends and verifiers that it was proven with"
+        raise ConfigError(f"{path}: {why}; run `outlay certify` again")
 
 
-def held_to(policies: Mapping[str, Policy], parts: Parts, probe: ProbeOptions) -> dict[str, Accepted]:
+def held_to(config: Config, parts: Parts) -> dict[str, Accepted]:
     """By policy that names a certificate: what it accepts, relative to the objective as it now stands. Raises ConfigError."""
-    return {name: _held(name, policy, parts, probe) for name, policy in policies.items() if policy.certificate is not None}
+    return {name: _held(name, policy, config, parts) for name, policy in config.policies.items() if policy.certificate is not None}
 
 
-def _held(name: str, policy: Policy, parts: Parts, probe: ProbeOptions) -> Accepted:
+def _held(name: str, policy: Policy, config: Config, parts: Parts) -> Accepted:
     assert policy.certificate is not None
     proof, where = read_certificate(Path(policy.certificate)), f"policies.{name}.certificate: {policy.certificate}"
-    if (found := engine_digest(policy, parts, probe)) != proof.engine:
-        changed = "plans, limits, prices, curves or probe changed since"
-        raise ConfigError(f"{where} is of engine {proof.engine}, this is {found}: {changed}; run `outlay certify` again, or take them back")
+    now = engine(policy, config, parts)
+    if changed := [part for part in sorted(now.keys() | proof.engine.keys()) if now.get(part) != proof.engine.get(part)]:
+        raise ConfigError(f"{where} was proven with other {', '.join(changed)}; run `outlay certify` again, or take the change back")
     if isinstance(policy, Optimiser) and isinstance(policy.objective, WithinBudget):
         return _within(proof.accepted, policy.objective, where)
-    if proof.objective is None or (now := worth_of(policy)) is None:
+    if proof.objective is None or (worth := worth_of(policy)) is None:
         return proof.accepted
-    return _moved(proof, proof.objective, now, where)
+    return _moved(proof, proof.objective, worth, where)
 
 
 def worth_of(policy: Policy) -> Worth | None:
@@ -134,10 +137,3 @@ def _moved(proof: Certificate, tested: Worth, now: Worth, where: str) -> Accepte
 
 def _close(a: float, b: float) -> bool:
     return abs(a - b) <= CLOSE * abs(b)
-
-
-def _probe_digest(options: ProbeOptions) -> str:
-    if options.artifact is None:
-        return "heuristic"
-    card = load_probe(located(options.artifact))[1]
-    return f"{card.arrays_digest} {card.encoder_digest}"

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from policies.certify import p_value, passed
 from policies.policy import Policy
-from router.certificate import Certificate, Setting, engine_digest, worth_of
+from router.certificate import Certificate, Setting, worth_of
+from router.engine import engine
 from router.errors import ConfigError, have_instead
 from router.fit import samples
 from router.offline import Rows, Study, at, dial, opened, progress
@@ -70,7 +71,7 @@ def certified(study: Study, name: str, terms: Terms, console: Console) -> Certif
     groups = len({row["group"] for row in study.rows})
     return Certificate(
         policy=name,
-        engine=engine_digest(policy, study.parts, study.config.probe),
+        engine=engine(policy, study.config, study.parts),
         objective=worth_of(policy),
         epsilon=terms.epsilon,
         delta=terms.delta,

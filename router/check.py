@@ -112,7 +112,7 @@ def failures(path: Path, config: Config, market: Market | None = None) -> list[t
 def _built(config: Config) -> Parts:
     """What `serve` will have: prices and curves among it."""
     built = parts(config)
-    held_to(config.policies, built, config.probe)
+    held_to(config, built)
     return built
 
 

@@ -18,13 +18,14 @@ import yaml
 from adapters.ledger import MemoryLedger
 from adapters.types import Call, ChatRequest
 from router import logs
-from router.admin import MASK, Admin
+from router.admin import Admin
 from router.app import create_app
 from router.config import load
 from router.door import Door
 from router.keys import KeyRing, new_key
 from router.keys_file import added
 from router.live import Live
+from router.masks import MASK
 from router.serve import _reloading
 from router.teller import Teller
 from tests.router.doubles import outcome

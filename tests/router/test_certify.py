@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from policies.certify import Accepted
 from policies.policy import Optimiser
@@ -98,8 +100,8 @@ def test_the_service_starts_with_what_was_accepted(proof: Path, tmp_path: Path) 
     [
         ({"objective": {"value_of_correct_usd": 1e-5}}, "does not accept value_of_correct_usd: 1e-05; it accepts 0.002, 0.001"),
         ({"objective": {"value_of_correct_usd": 1e-3, "value_of_second_usd": 1e-4}}, "write value_of_second_usd: 0"),
-        ({"limits": {"cost_usd": 0.02}}, "certify` again, or take them back"),
-        ({"explore": 0.1}, "certify` again, or take them back"),
+        ({"limits": {"cost_usd": 0.02}}, "was proven with other limits; "),
+        ({"explore": 0.1}, "was proven with other explore; "),
     ],
 )
 def test_what_was_not_accepted_is_not_started(proof: Path, tmp_path: Path, change: dict[str, Any], message: str, capsys: Captured) -> None:
@@ -109,6 +111,25 @@ def test_what_was_not_accepted_is_not_started(proof: Path, tmp_path: Path, chang
     assert message in str(refused.value)
     assert outlay("check", str(tmp_path / "outlay.yaml")) == 2
     assert message in capsys.readouterr().err
+
+
+def test_other_models_and_verifiers_are_not_started(proof: Path, tmp_path: Path, capsys: Captured) -> None:
+    """A model that answers otherwise and a verifier that lets all pass are named, by `outlay check` too."""
+    path = write_config(tmp_path / "outlay.yaml", certificate=str(proof))
+    assert outlay("check", str(path)) == 0
+    raw = yaml.safe_load(path.read_text())
+    raw["backends"]["large"]["answers"], raw["verifiers"]["checked"]["pattern"] = ["always wrong"], ".*"
+    path.write_text(yaml.safe_dump(raw))
+    assert outlay("check", str(path)) == 2
+    assert "was proven with other backends.large, verifiers.checked; " in capsys.readouterr().err
+
+
+def test_a_certificate_of_an_earlier_format_says_why_it_is_none(proof: Path, tmp_path: Path) -> None:
+    """One that was bound to less than it should have been is not taken for more."""
+    old = json.loads(proof.read_text()) | {"format": 1, "engine": "0123456789ab"}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match=r"format 1, which was not bound to the backends and verifiers.*run `outlay certify` again"):
+        accepted_by(tmp_path, tmp_path / "old.json")
 
 
 def test_a_budget_stays_inside_what_was_accepted(proof: Path, tmp_path: Path) -> None:
