@@ -12,13 +12,13 @@ import os
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
 from adapters.errors import BackendError, BackendRefused, BackendTimeout
 from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, with_usage
-from adapters.options import RemoteOptions, redacted, resolve_secret
+from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.traceparent import trace_headers
 from adapters.types import Call, ChatRequest, Delta, Features, Price
@@ -57,13 +57,16 @@ class LiteLLMOptions(RemoteOptions):
     """Which model, and what LiteLLM is to be told about it."""
 
     kind: Literal["litellm"] = "litellm"
-    api_key: SecretStr | None = Field(
+    model: Annotated[str, BY_FILE] = Field(min_length=1, description="LiteLLM's name for it, which says who is asked")
+    api_key: Annotated[SecretStr | None, BY_FILE] = Field(
         None, description="the provider's key, or os.environ/NAME; unset: the variable that LiteLLM reads for this provider"
     )
-    api_base: str | None = Field(None, description="where the provider's API is, if not where LiteLLM thinks")
+    api_base: Annotated[str | None, BY_FILE] = Field(None, description="where the provider's API is, if not where LiteLLM thinks")
     drop_params: bool = Field(False, description="leave out what the provider does not support, instead of refusing the request")
-    litellm_params: dict[str, Any] = Field({}, description="further arguments of litellm.acompletion; texts may be os.environ/NAME")
-    request_fields: frozenset[str] = Field(
+    litellm_params: Annotated[dict[str, Any], BY_FILE] = Field(
+        {}, description="further arguments of litellm.acompletion; texts may be os.environ/NAME"
+    )
+    request_fields: Annotated[frozenset[str], BY_FILE] = Field(
         frozenset(), description="further fields of a caller's request that are passed on; never one that says where to go or with what key"
     )
     native_n: bool = Field(False, description="the provider draws several answers in one call")

@@ -12,13 +12,13 @@ import dataclasses
 import re
 import threading
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from adapters.errors import AdapterError, BackendError, BackendTimeout, BackendUnavailable, MissingExtra
 from adapters.model_folder import PACKAGE_ROOT, local_folder
-from adapters.options import Options, PriceOption
+from adapters.options import BY_FILE, Options, PriceOption
 from adapters.types import Call, ChatRequest, Delta, Features, Price
 
 if TYPE_CHECKING:
@@ -51,9 +51,11 @@ class LocalOptions(Options):
     """Which model, and how much of it at once."""
 
     kind: Literal["local"] = "local"
-    model: str = Field(min_length=1, description="a folder (in the working directory or beside the packages: fleet/small) or a hub name")
+    model: Annotated[str, BY_FILE] = Field(
+        min_length=1, description="a folder (in the working directory or beside the packages: fleet/small) or a hub name"
+    )
     price: PriceOption = Price()
-    revision: str | None = Field(None, description="of a hub name: branch, tag or commit")
+    revision: Annotated[str | None, BY_FILE] = Field(None, description="of a hub name: branch, tag or commit")
     reads: Reads | None = Field(None, description="unset: any prompt of words that its tokenizer knows")
     device: str = Field("auto", description="auto: the GPU if there is one, else the CPU; or torch's name of it")
     dtype: str = Field("auto", description="auto: as the weights were saved; or torch's name of it")

@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import aiohttp
 from pydantic import Field, SecretStr, field_validator
@@ -21,7 +21,7 @@ from pydantic import Field, SecretStr, field_validator
 from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
 from adapters.fast_json import dumps, loads
 from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, retry_after_s, with_usage
-from adapters.options import RemoteOptions, redacted, resolve_secret
+from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.sse import EventParser, LineTooLong
 from adapters.traceparent import trace_headers
@@ -40,11 +40,11 @@ class OpenAIOptions(RemoteOptions):
 
     kind: Literal["openai"] = "openai"
     model: str = Field(min_length=1, description="the server's name for it; one `openai/` before it is cut off")
-    base_url: str = Field(OPENAI, pattern="^https?://", description="up to and without /chat/completions")
-    api_key: SecretStr | None = Field(
+    base_url: Annotated[str, BY_FILE] = Field(OPENAI, pattern="^https?://", description="up to and without /chat/completions")
+    api_key: Annotated[SecretStr | None, BY_FILE] = Field(
         None, description="the server's key, or os.environ/NAME; unset: OPENAI_API_KEY for OpenAI itself, none for others"
     )
-    headers: dict[str, SecretStr] = Field({}, description="sent with each request; values may be os.environ/NAME")
+    headers: Annotated[dict[str, SecretStr], BY_FILE] = Field({}, description="sent with each request; values may be os.environ/NAME")
     native_n: bool = Field(True, description="the server draws several answers in one call")
     continues_prefix: Literal[False, "vllm"] = Field(False, description="vllm: a begun answer is continued, by vLLM's two extra fields")
     logprobs: bool = Field(True, description="the server gives log-probabilities")

@@ -18,6 +18,11 @@ ENVIRONMENT = "os.environ/"
 """LiteLLM's way to name a secret in a configuration: `os.environ/OPENAI_API_KEY`."""
 
 
+BY_FILE = "by file"
+"""Marks an option that names code, a model, a file, an address or a secret: `Annotated[str, BY_FILE]`. Only the configuration's file may
+say a new one, and the marked options of one part belong together; no admin key does that over HTTP."""
+
+
 class Options(BaseModel):
     """Base of everything parsed from a configuration: unknown keys are refused, values do not change."""
 

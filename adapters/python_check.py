@@ -8,12 +8,12 @@ import importlib
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from adapters.errors import MissingExtra, VerifierError
-from adapters.options import Options, PriceOption
+from adapters.options import BY_FILE, Options, PriceOption
 from adapters.scoring import unless_all_failed
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict
 
@@ -28,7 +28,7 @@ class PythonOptions(Options):
     """A function of the operator's own."""
 
     kind: Literal["python"] = "python"
-    entry: str = Field(pattern=r"^[\w.]+:\w+$", description='"package.module:function", called with (prompt, answer)')
+    entry: Annotated[str, BY_FILE] = Field(pattern=r"^[\w.]+:\w+$", description='"package.module:function", called with (prompt, answer)')
     timeout_s: float = Field(5, gt=0, description="for all answers of a call together; those checked by then keep their scores")
     max_concurrency: int = Field(16, ge=1, description="calls checked at once, each in a thread; one that never returns keeps its place")
     price: PriceOption = Price()

@@ -11,12 +11,12 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from adapters.errors import BackendRefused
-from adapters.options import Options, PriceOption
+from adapters.options import BY_FILE, Options, PriceOption
 from adapters.pricing import estimate_input_tokens
 from adapters.recordings import Draw, normalised, read_recording
 from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price
@@ -26,7 +26,7 @@ class ReplayOptions(Options):
     """Which recording, and what of it."""
 
     kind: Literal["replay"] = "replay"
-    path: Path = Field(description="of a .jsonl or .jsonl.gz file, from the working directory")
+    path: Annotated[Path, BY_FILE] = Field(description="of a .jsonl or .jsonl.gz file, from the working directory")
     model_key: str | None = Field(None, description="whose answers; may be left out for samples of a single model")
     price: PriceOption | None = Field(None, description="unset: the recorded cost, where there is one, else nothing")
     when_exhausted: Literal["wrap", "refuse"] = Field("wrap", description="more answers asked for than there are: begin again, or refuse")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ from adapters.answers import is_finished
 from adapters.errors import AdapterError, MissingExtra, VerifierError
 from adapters.microbatch import Closed, Flooded, MicroBatcher
 from adapters.model_folder import model_config, model_folder
-from adapters.options import Options, PriceOption
+from adapters.options import BY_FILE, Options, PriceOption
 from adapters.reward_reader import Mode, Reading, RewardReader, Unreadable
 from adapters.scoring import unless_all_failed
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict
@@ -40,8 +40,8 @@ class RewardModelOptions(Options):
     """Which model, and how its scores are read."""
 
     kind: Literal["reward_model"] = "reward_model"
-    model: str = Field(description="a folder (./mine, fleet/reward) or a name on the Hugging Face hub")
-    revision: str | None = Field(None, description="of a model on the hub")
+    model: Annotated[str, BY_FILE] = Field(description="a folder (./mine, fleet/reward) or a name on the Hugging Face hub")
+    revision: Annotated[str | None, BY_FILE] = Field(None, description="of a model on the hub")
     mode: Literal["auto", "outcome", "process"] = Field("auto", description="auto: by the model's architecture")
     separator: str = Field("\n", min_length=1, description="ends a step; a process reward model is read there")
     aggregate: Literal["last", "min", "prod"] = Field("last", description="of the step scores: the answer's score")

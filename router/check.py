@@ -89,7 +89,7 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(_worst_cases(config, market))
     for line in chain(_budgets(config, market), _tried(config), _unknown(config, built)):
         console.print(line, markup=False)
-    tests = path.with_name(f"{path.stem}_test.yaml")
+    tests = tests_beside(path)
     if not tests.exists():
         console.print(f"no {tests.name}: the policies are not tested")
         return 0
@@ -100,9 +100,14 @@ def check(path: Path, console: Console | None = None) -> int:
     return 1 if failed else 0
 
 
+def tests_beside(path: Path) -> Path:
+    """Where the policy tests of a configuration are, if there are any."""
+    return path.with_name(f"{path.stem}_test.yaml")
+
+
 def failures(path: Path, config: Config, market: Market | None = None) -> list[tuple[PolicyTest, str]]:
     """The policy tests beside a configuration that fail, each with why. Raises ConfigError where they cannot be read."""
-    tests = path.with_name(f"{path.stem}_test.yaml")
+    tests = tests_beside(path)
     if not tests.exists():
         return []
     market = market or _built(config).market

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from adapters.backends import BackendOptions
+from adapters.options import BY_FILE
 from adapters.verifiers import VerifierOptions
 from policies.plans import Frozen, Plan, TreeSearch
 from policies.policy import Optimiser, Policy, needs
@@ -60,7 +61,9 @@ class Config(Frozen):
         {}, description="by policy: others that decide beside it, for nothing but comparison, and on which share of its requests"
     )
     baseline: str | None = Field(None, description="backend whose one answer every cost is compared with; unset: the dearest")
-    curves: str | None = Field(None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give")
+    curves: Annotated[str | None, BY_FILE] = Field(
+        None, description="JSON that `outlay fit` wrote: what plans, verifiers and tokens were found to give"
+    )
     cache: CacheOptions | None = Field(None, description="where answers are kept for equal requests; unset: none is kept")
     budgets: BudgetOptions = BudgetOptions()
     keys: KeysOptions | None = Field(

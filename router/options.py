@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from adapters.event_log import STREAM
 from adapters.ledger import TIMEOUT_S, WhenDown
-from adapters.options import PriceOption
+from adapters.options import BY_FILE, PriceOption
 from adapters.types import Price
 from difficulty.service import ProbeServiceOptions
 from policies.plans import Frozen
@@ -34,6 +34,10 @@ class ServerOptions(Frozen):
     keep_alive_s: float = Field(10, gt=0, description="between the comments that keep a silent stream's connection open")
     log_prompts: bool = Field(False, description="write the last user message into the log, redacted and cut")
     log_format: Literal["text", "json"] = Field("text", description="json: one object a line, with the decision's id")
+    admin_may: Literal["read", "change", "extend"] = Field(
+        "change",
+        description="of the configuration, over HTTP. change: all but new code, models, files, addresses, secrets; extend: these too",
+    )
     reload_s: float = Field(2, ge=0, description="between looks whether the configuration's file changed; 0: only SIGHUP reloads it")
 
 
@@ -50,11 +54,13 @@ class SessionOptions(Frozen):
 class ProbeOptions(ProbeServiceOptions):
     """Who estimates how hard a prompt is. Without an encoder it is the heuristic, which reads lengths and operators and needs no model."""
 
-    encoder: str | None = Field(
+    encoder: Annotated[str | None, BY_FILE] = Field(
         None,
         description="a local model by path or hub name, whose hidden states are read; `onnx:` before a BERT's name runs it without torch",
     )
-    artifact: str | None = Field(None, description="folder that `outlay fit` wrote, or difficulty/general for backends never fitted for")
+    artifact: Annotated[str | None, BY_FILE] = Field(
+        None, description="folder that `outlay fit` wrote, or difficulty/general for backends never fitted for"
+    )
     strength: Mapping[str, float] = Field(
         {}, description="by backend, for difficulty/general: 0 is about Mixtral 8x7B, 1 about GPT-4 Turbo; unset: by the order of prices"
     )
@@ -80,7 +86,9 @@ URL = r"^(memory|rediss?|unix)://"
 class BudgetOptions(Frozen):
     """Where budgets over time are counted."""
 
-    url: str = Field("memory://", pattern=URL, description=f"memory://, where each process has the whole budget to itself; or {REDIS}")
+    url: Annotated[str, BY_FILE] = Field(
+        "memory://", pattern=URL, description=f"memory://, where each process has the whole budget to itself; or {REDIS}"
+    )
 
 
 class KeysOptions(Frozen):
@@ -101,7 +109,7 @@ class KeysOptions(Frozen):
 class SemanticOptions(Frozen):
     """When the answer to one question may go out for another that asks the same in other words."""
 
-    encoder: str = Field(
+    encoder: Annotated[str, BY_FILE] = Field(
         "onnx:sentence-transformers/all-MiniLM-L6-v2", min_length=1, description="reads the questions; another one needs a threshold"
     )
     max_false_hits: float = Field(
@@ -118,7 +126,7 @@ class SemanticOptions(Frozen):
 class CacheOptions(Frozen):
     """Where answers are kept for requests that are equal in all that matters."""
 
-    url: str = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
+    url: Annotated[str, BY_FILE] = Field("memory://", pattern=URL, description=f"memory://, or {REDIS}")
     ttl_s: float = Field(3600, gt=0, description="how long an answer is kept")
     semantic: SemanticOptions | None = Field(None, description="unset: only equal requests share answers")
 
@@ -126,10 +134,10 @@ class CacheOptions(Frozen):
 class LogOptions(Frozen):
     """Where decisions go as events, beside the last ones in memory: a file, a Redis stream, or both. See docs/online.md."""
 
-    path: str | None = Field(None, description="JSON lines are appended here; rotated files stay beside it")
+    path: Annotated[str | None, BY_FILE] = Field(None, description="JSON lines are appended here; rotated files stay beside it")
     max_mb: float = Field(100, gt=0, description="size at which the file is rotated; it is at midnight (UTC) too")
     keep: int = Field(30, ge=1, description="rotated files kept")
-    redis: str | None = Field(None, pattern=r"^(rediss?|unix)://", description="a Redis whose stream takes the events")
+    redis: Annotated[str | None, BY_FILE] = Field(None, pattern=r"^(rediss?|unix)://", description="a Redis whose stream takes the events")
     stream: str = Field(STREAM, min_length=1, description="name of the stream")
     max_events: int = Field(100_000, ge=1, description="about so many are kept in the stream")
     queue: int = Field(10_000, ge=1, description="events waiting while file or Redis fails; past it they are dropped and counted")
@@ -145,7 +153,7 @@ class LogOptions(Frozen):
 class FeedbackOptions(Frozen):
     """What `POST /v1/feedback` does beside being logged."""
 
-    state: str = Field(
+    state: Annotated[str, BY_FILE] = Field(
         "memory://", description="where sums of labels are kept: memory://, a JSON file, or redis://host:6379/0 for replicas"
     )
     ttl_days: float = Field(7, gt=0, description="how long an answer can be judged; in memory, while the process lives")
