@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.errors import ConfigError, have_instead
+from router.key_homes import advice
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,32 +63,51 @@ def explain(error: ValidationError, raw: dict[str, Any], model: type[BaseModel])
     for detail in details:
         if detail["type"] == "too_short" and any(_within(other["loc"], detail["loc"]) for other in details):
             continue  # A list is short of what was wrong in it; that has been said.
-        place = path_in_file(detail["loc"], raw)
-        yield f"{place}: {_message(detail, model)}" if place else _message(detail, model)
+        steps = _steps(detail["loc"], raw)
+        message = _unknown(detail["loc"], steps, model) if detail["type"] == "extra_forbidden" else _message(detail)
+        yield f"{_path(steps)}: {message}" if steps else message
 
 
 def _within(inner: Sequence[int | str], outer: Sequence[int | str]) -> bool:
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
-def path_in_file(loc: Sequence[int | str], raw: Any) -> str:
-    """`policies.fast.plans[2].single.backend`: the error's location, without the names of types, which stand in no file."""
-    path, here = "", raw
-    for last, step in ((i == len(loc) - 1, step) for i, step in enumerate(loc)):
+def _path(steps: Sequence[int | str]) -> str:
+    """`policies.fast.plans[2].single.backend`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+
+
+def _steps(loc: Sequence[int | str], raw: Any) -> list[int | str]:
+    """The error's location, without the names of types, which stand in no file."""
+    steps: list[int | str] = []
+    here = raw
+    for i, step in enumerate(loc):
+        last, after = i == len(loc) - 1, loc[i + 1 : i + 2]
+        if isinstance(here, dict) and isinstance(here.get(step), list) and after and isinstance(after[0], str):
+            continue  # the type `rules`, beside a key of the same name: in a list a number would follow
         if isinstance(here, dict) and step == "then" and "then" not in here and "otherwise" in here:
             step = "otherwise"
         inside = step in here if isinstance(here, dict) else isinstance(here, list) and isinstance(step, int) and step < len(here)
         if not inside and not (last and isinstance(step, str) and isinstance(here, dict)):
             continue
-        path += f"[{step}]" if isinstance(step, int) else f".{step}"
+        steps.append(step)
         here = here[step] if inside else None
-    return path.removeprefix(".")
+    return steps
 
 
-def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def _unknown(loc: Sequence[int | str], steps: Sequence[int | str], model: type[BaseModel]) -> str:
+    """Before the key its location may have the kind of what it stands in."""
+    place: list[str] = []
+    for step, after in pairwise(steps):
+        place += ["[]"] if isinstance(step, int) else [step]
+        if step in ("then", "otherwise") and not isinstance(after, int):
+            place[-1:] = ["then", "[]"]  # one plan may stand there for a list of one
+    said = advice(str(loc[-1]), place, loc[-2] if len(loc) > 1 else None, model)
+    return f"no such key; {said}" if said else "no such key"
+
+
+def _message(detail: ErrorDetails) -> str:
     kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
-    if kind == "extra_forbidden":
-        return f"no such key{_did_you_mean(str(detail['loc'][-1]), model)}"
     if kind == "missing":
         return "is missing"
     if kind == "union_tag_invalid":
@@ -96,11 +116,3 @@ def _message(detail: ErrorDetails, model: type[BaseModel]) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     unsaid = isinstance(found, dict | list) or kind == "value_error" or "key" in str(detail["loc"][-1:])  # an api_key is not shown
     return message if unsaid else f"{message}; found {found!r}"
-
-
-def _did_you_mean(key: str, model: type[BaseModel]) -> str:
-    """The closest key that stands anywhere in a configuration."""
-    schema = model.model_json_schema()
-    known = {name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})}
-    close = get_close_matches(key, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""

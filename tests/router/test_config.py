@@ -205,6 +205,49 @@ def test_a_name_that_leads_nowhere(write: Any, changes: dict[str, Any], line: st
     assert problems(write(minimal(**changes))) == [line]
 
 
+RULES = [{"otherwise": {"single": {"backend": "small"}}}]
+SEARCH = {"tree_search": {"backend": "small", "verifier": "v", "n": 4}}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (minimal(server={"fallbacks": ["small"]}), "server.fallbacks: no such key; 'fallbacks' belongs in backends.NAME"),
+        (minimal(fallbacks=["small"]), "fallbacks: no such key; 'fallbacks' belongs in backends.NAME"),
+        (minimal(server={"policies": {}}), "server.policies: no such key; 'policies' belongs at the top"),
+        (minimal(probe={"prompts": True}), "probe.prompts: no such key; 'prompts' belongs in log or tracing"),
+        (minimal(cost_usd=1), "cost_usd: no such key; 'cost_usd' belongs in policies.NAME.limits"),
+        (minimal(**policy(SEARCH)), "policies.fast.plans[0].tree_search.n: no such key; 'n' is for kind best_of_n"),
+        (
+            minimal(policies={"r": {"rules": [{"otherwise": {"single": {"backend": "small", "n": 3}}}]}}),
+            "policies.r.rules[0].otherwise.single.n: no such key; 'n' is for kind best_of_n",
+        ),
+        (
+            minimal(backends={"small": {"kind": "openai", "model": "m", "api_base": "x"}}),
+            "backends.small.api_base: no such key; 'api_base' is for kind litellm",
+        ),
+        (
+            minimal(policies={"r": {"rules": RULES, "explore": 0.1}}),
+            "policies.r.explore: no such key; 'explore' goes with objective and plans",
+        ),
+        (
+            minimal(policies={"r": {"rules": RULES, "cost_usd": 1}}),
+            "policies.r.cost_usd: no such key; 'cost_usd' belongs in policies.NAME.limits",
+        ),
+        (minimal(server={"fallback": []}), "server.fallback: no such key; did you mean 'fallbacks', which belongs in backends.NAME?"),
+        (
+            minimal(backends={"small": {"kind": "scripted"}, "m-4.1": {"kind": "openai", "model": "m", "api_base": "x"}}),
+            "backends.m-4.1.api_base: no such key; 'api_base' is for kind litellm",
+        ),
+        (minimal(server={"xyzzy": 1}), "server.xyzzy: no such key"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_key_at_the_wrong_place_is_told_where_it_belongs(write: Any, content: dict[str, Any], line: str) -> None:
+    """And is never suggested to itself."""
+    assert problems(write(content)) == [line]
+
+
 def test_all_mistakes_are_reported_together(write: Any) -> None:
     """One look at the output, not one for each mistake."""
     plans = policy({"single": {"backend": "a"}}, {"single": {"backend": "b", "verifier": "c"}})
