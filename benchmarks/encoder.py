@@ -145,13 +145,13 @@ def batching(found: Mapping[str, Any] | None) -> str:
     """What the page says of micro-batches."""
     if found is None:
         return prose(
-            f"""How much micro-batches gain on a GPU, {AT_ONCE} prompts asked at once, is not measured yet, for want of a GPU; the aim is five
-            times as many prompts a second. Where there is one, this benchmark measures it."""
+            f"""How much micro-batches gain on a GPU, {AT_ONCE} prompts asked at once, is not measured yet, for want of a GPU; the aim is
+            five times as many prompts a second. Where there is one, this benchmark measures it."""
         )
     single, batched = found["one_by_one_per_s"], found["batched_per_s"]
     return prose(
-        f"""{found["device"]}, torch fp32, {AT_ONCE} prompts asked at once of the probe's service: {single:,.0f} prompts a second read one by
-        one, {batched:,.0f} in micro-batches, {found["gain"]:.1f} times as many."""
+        f"""{found["device"]}, torch fp32, {AT_ONCE} prompts asked at once of the probe's service: {single:,.0f} prompts a second read one
+        by one, {batched:,.0f} in micro-batches, {found["gain"]:.1f} times as many."""
     )
 
 
