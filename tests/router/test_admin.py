@@ -32,7 +32,7 @@ from router.engine import engine
 from router.keys import KeyRing, new_key
 from router.keys_file import added
 from router.live import FIXED, Live
-from router.masks import MASK
+from router.masks import MASK, masked, unmasked
 from router.serve import _reloading
 from router.teller import Teller
 from tests.difficulty.test_versions import a_version
@@ -127,6 +127,16 @@ async def test_secrets_are_masked_and_a_mask_sent_back_is_the_secret(gateway: Ga
     assert options.api_key.get_secret_value() == SECRET
     config["backends"]["fresh"] = {**config["backends"]["paid"]}
     assert (await gateway.http.put("/admin/config", json=config)).status_code == 422
+
+
+def test_what_litellm_is_told_in_secret_is_masked() -> None:
+    """By its name, and in headers; the rest is shown, and what was read can be sent back."""
+    told = {"aws_secret_access_key": SECRET, "extra_headers": {"x-team": SECRET}, "region": "here", "max_tokens": 5}
+    raw = {"backends": {"paid": {"model": "bedrock/x", "api_base": f"http://user:{SECRET}@host", "litellm_params": told}}}
+    shown = masked(raw)
+    assert SECRET not in str(shown)
+    assert shown["backends"]["paid"]["litellm_params"] == {**told, "aws_secret_access_key": MASK, "extra_headers": {"x-team": MASK}}
+    assert unmasked(shown, raw) == raw
 
 
 async def test_a_file_that_changed_is_taken_and_a_wrong_one_is_not(gateway: Gateway) -> None:
