@@ -57,7 +57,6 @@ class LiteLLMOptions(RemoteOptions):
     """Which model, and what LiteLLM is to be told about it."""
 
     kind: Literal["litellm"] = "litellm"
-    model: Annotated[str, BY_FILE] = Field(min_length=1, description="LiteLLM's name for it, which says who is asked")
     api_key: Annotated[SecretStr | None, BY_FILE] = Field(
         None, description="the provider's key, or os.environ/NAME; unset: the variable that LiteLLM reads for this provider"
     )

@@ -83,7 +83,9 @@ class Resilience(Options):
 class RemoteOptions(Resilience):
     """What all backends behind a network share."""  # `guarded.py` applies the time and the concurrency
 
-    model: str = Field(min_length=1, description="provider and model, by LiteLLM's name for it, such as `anthropic/claude-sonnet-4-5`")
+    model: Annotated[str, BY_FILE] = Field(
+        min_length=1, description="provider and model, by LiteLLM's name for it, such as `anthropic/claude-sonnet-4-5`"
+    )
     price: PriceOption | None = Field(
         None, description="what its tokens are charged; unset: that of LiteLLM's price list, where the model is on it, else nothing"
     )

@@ -55,7 +55,7 @@ class Admin:
         self._before: list[Version] = []
         self._may = live.config.server.admin_may
         self._written = live.config
-        """What the file last said, if it was not taken either: so what it waits for is watched."""
+        """What the file said last, taken or not: what a refused one waits for is watched too."""
         self._stamps = self._seen()
         self._lock = asyncio.Lock()
 
