@@ -25,6 +25,7 @@ from difficulty.versions import resolved
 from policies.facts import Market
 from router.certificate import held_to
 from router.config import Config
+from router.engine import answerers
 from router.errors import ConfigError
 from router.lessons import Lessons
 from router.metrics import Metrics
@@ -90,6 +91,7 @@ def parts(config: Config, before: Before | None = None) -> Parts:
         tallies=had.tallies if had and same_budgets else build_tallies(config.budgets.url),
         sessions=config.sessions,
         baseline=config.baseline,
+        answerers=answerers(config),
     )
 
 

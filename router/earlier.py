@@ -64,7 +64,8 @@ class EarlierWork:
 
 
 def _key(job: Job) -> str:
-    said = ["earlier", FORMAT, *common(job), job.parts.market.curves.digest, sorted(job.parts.market.prices.items())]
+    parts = job.parts
+    said = ["earlier", FORMAT, *common(job), parts.answerers, parts.market.curves.digest, sorted(parts.market.prices.items())]
     return hashlib.sha256(orjson.dumps(said, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

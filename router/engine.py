@@ -39,6 +39,11 @@ def engine(policy: Policy, config: Config, parts: Parts) -> dict[str, str]:
     return {name: _digest(value) for name, value in said.items()}
 
 
+def answerers(config: Config) -> str:
+    """Twelve hex digits that change with any backend or verifier, but not with its key or with how much it bears."""
+    return _digest([{name: _options(options) for name, options in part.items()} for part in (config.backends, config.verifiers)])
+
+
 def _verifiers(policy: Policy) -> list[str]:
     return sorted({plan.verifier for plan in policy.all_plans if plan.verifier is not None})
 

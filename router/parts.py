@@ -67,6 +67,8 @@ class Parts:
     """By verifier that asks a backend: whom."""
     shadow_policies: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """By policy: those that decide beside it, and on which share of its requests."""
+    answerers: str = ""
+    """A digest of whoever answers and scores: what another answered under the same name is not theirs."""
     heuristic: HeuristicProbe = field(init=False)
     plan_keys: Mapping[str, frozenset[str]] = field(init=False)
     """By policy, and by backend that a request may name: all plans that can be in use without a client's own."""
@@ -83,7 +85,8 @@ class Parts:
             object.__setattr__(self, "baseline", by_price[-1])
 
     def digest(self, policy: Policy) -> str:
-        """Twelve hex digits that change with the policy, the prices or anything learned: who logs it can decide again."""
+        """Twelve hex digits that change with the policy, the prices, whoever answers and scores, or anything learned: who logs it can
+        decide again."""
         if id(policy) not in self._digests:
             self._digests[id(policy)] = policy, self._digest(policy)
         return self._digests[id(policy)][1]
@@ -92,6 +95,7 @@ class Parts:
         said = [policy.model_dump(mode="json"), self.market.curves.digest, sorted((k, *v) for k, v in self.market.prices.items())]
         market = self.market
         said += [[(name, usd, name in market.caches) for name, usd in sorted(market.cached_prices.items())]] if market.cached_prices else []
+        said += [self.answerers] if self.answerers else []
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     async def ready(self) -> dict[str, str]:

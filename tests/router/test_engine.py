@@ -156,3 +156,17 @@ def test_what_litellm_is_told_in_secret_is_no_part(monkeypatch: pytest.MonkeyPat
 
     assert told(aws_secret_access_key="a", region="x") == told(aws_secret_access_key="b", region="x")
     assert told(region="x")["backends.spare"] != told(region="y")["backends.spare"]
+
+
+def test_what_another_model_answered_under_a_name_is_not_taken_from_the_cache() -> None:
+    """The digest that keys of the cache hold changes with a backend's model and a verifier's options, and not with a key or a capacity."""
+
+    def digest(**changes: Any) -> str:
+        deployment = {**DEPLOYMENT, **changes.get("spare", {})}
+        verifiers = {**RAW["verifiers"], **changes.get("verifiers", {})}
+        built = parts(parse({**RAW, "probe": {}, "backends": {**RAW["backends"], "spare": deployment}, "verifiers": verifiers}, "test"))
+        return built.digest(built.policies["rules"])
+
+    assert digest() == digest(spare={"api_key": "sk-after"}) == digest(spare={"max_concurrency": 7})
+    others = [{"spare": {"model": "openai/other"}}, {"verifiers": {"checked": {"kind": "regex", "pattern": "left"}}}]
+    assert len({digest(), *(digest(**other) for other in others)}) == 3
