@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.fleet_log import CONFIG, DEFAULT, read
-from benchmarks.harness import PAGES, command, interval, parser, publish, table
+from benchmarks.harness import PAGES, command, interval, parser, prose, publish, table
 from difficulty.artifact import open_probe
 from difficulty.belief import PLAIN, Scores, logit, sigmoid
 from difficulty.curves import Curves
@@ -271,9 +271,18 @@ def page(figures: Mapping[str, Any]) -> str:
         f"Cost at equal accuracy over that of the whole policy, on the first {figures['puzzles_ablated']:,} puzzles.",
         "",
     ]
-    lines += [table(["", *(f"at {name}" for name in names)], rows), "", "## The dial", ""]
+    lines += [table(["", *(f"at {name}" for name in names)], rows), "", WITHOUT, "", "## The dial", ""]
     dial = [[f"x {p['multiplier']:.3g}", interval(p["right"]), interval(p["cost"], ".1f")] for p in figures["frontier"]]
     return "\n".join([*lines, table(["a dollar counts", "right (95 %)", "$ a million (95 %)"], dial)])
+
+
+WITHOUT = prose(
+    """Below 1 the policy is better without the part. On this fleet a revision is about as often right as a fresh sample and costs about as
+    much, a search is worth about as many samples as it costs, and verified samples of small are a better buy than large: so what is made to
+    choose among these has little to choose, and revisions, which are forecast a little too well, cost something. They are there for models
+    with which they pay: [programs that are repaired](revise_or_resample.md), [searches by GPT-4](samples_or_search.md), and
+    [dearer models to go up to](cascade.md)."""
+)
 
 
 def _text(value: Sequence[float] | None) -> str:
