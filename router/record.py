@@ -18,7 +18,7 @@ from adapters.fast_json import dumps, loads
 from adapters.types import Attempt
 from difficulty.belief import Belief
 from policies.facts import Considered, Decision, Facts
-from policies.plans import Plan
+from policies.plans import Plan, TreeSearch
 from router.job import Action, Job
 from router.pipeline_types import Outcome
 from router.run import CallRecord
@@ -56,12 +56,18 @@ def render(job: Job, decision: Mapping[str, Any]) -> Outcome:
 
 
 def _baseline_usd(job: Job) -> float | None:
-    """What one answer of the baseline backend would have cost, by its prices and usual length."""
+    """What one answer of the baseline backend would have cost, by its prices: as long as its own here, or those of the backend whose answer
+    it is, were; where none was drawn here, of its usual length."""
     market, name = job.parts.market, job.parts.baseline
     if name is None or name not in market.prices:
         return None
-    longest = float(job.request.max_tokens or 1e9)
-    return market.cost_usd(name, job.input_tokens, min(market.curves.tokens_of(name).mean(job.input_tokens), longest))
+    answers = [call for call in job.run.calls if (call.kind, call.outcome) == ("generate", "ok")]
+    whose = (name, job.best.backend if job.best else name)
+    calls = next((found for backend in whose if (found := [call for call in answers if call.target == backend])), None)
+    if calls is None or any(isinstance(action.plan, TreeSearch) for action in job.actions):  # whose calls are steps of answers
+        longest = float(job.request.max_tokens or 1e9)
+        return market.cost_usd(name, job.input_tokens, min(market.curves.tokens_of(name).mean(job.input_tokens), longest))
+    return market.cost_usd(name, job.input_tokens, sum(call.output_tokens for call in calls) / sum(call.n for call in calls))
 
 
 def waited_s(calls: Sequence[CallRecord]) -> float:

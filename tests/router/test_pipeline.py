@@ -267,6 +267,14 @@ async def test_a_score_says_of_a_searched_answer_what_it_says_of_any() -> None:
     assert chances[0] == chances[1] < 0.9
 
 
+async def test_what_is_saved_is_measured_on_answers_of_this_request() -> None:
+    """An answer of the baseline itself saves nothing; another's is compared with as long a one of the baseline."""
+    named = await a_router().answer(an_ask(model="large"))
+    assert named.baseline_usd == pytest.approx(named.cost_usd)
+    other = await a_router().answer(an_ask(model="small"))
+    assert other.baseline_usd == pytest.approx(14 * other.cost_usd)
+
+
 # --- a part fails -----------------------------------------------------------------------------------------------------
 
 
