@@ -234,7 +234,12 @@ def read_prompts(path: Path, need_gold: bool) -> list[Labelled]:
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The rows of a log, gzipped or not, the last of each prompt; what an interruption cut off is left out."""
-    return list({row["prompt"]: row for row in _read(path)[0]}.values())
+    return list(_last(_read(path)[0]).values())
+
+
+def _last(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By prompt, the last row."""
+    return {row["prompt"]: row for row in rows}
 
 
 def finished(row: Row) -> bool:
@@ -254,9 +259,10 @@ def open_log(path: Path, mode: Literal["wt", "at"]) -> IO[str]:
 
 async def collect(collector: Collector, prompts: Sequence[Labelled], out: Path, progress: Callable[[int, float], None]) -> Collected:
     """Append a row to `out` for each prompt of which it does not hold a finished one yet."""
-    for row in _mended(out):
+    had = _mended(out)
+    for row in had:
         collector.paid(row)
-    before = {row["prompt"]: row for row in read_log(out)}
+    before = _last(had)
     distinct = {labelled.prompt: labelled for labelled in prompts}
     todo = [labelled for prompt, labelled in distinct.items() if prompt not in before or not finished(before[prompt])]
     written, failed, trouble = 0, 0, ""
