@@ -112,9 +112,9 @@ def _outline(
         case Single():
             rows = [_draws(plan, market, size, 1)]
         case BestOfN():
-            sizes = unpriced(plan, drawn) if batches is None else batches
-            of_size = {n: _draws(plan, market, size, n) for n in set(sizes)}
-            rows = [of_size[n] for n in sizes]
+            sizes, again = unpriced(plan, drawn) if batches is None else batches, _read_by(plan, market, size)
+            later = {n: _draws(plan, market, again, n) for n in set(sizes)}
+            rows = [later[n] if i or drawn else _draws(plan, market, size, n) for i, n in enumerate(sizes)]
         case Revise():
             return Outline(plan, tuple(_revision(plan, market, size, fit, i) for i in range(drawn, plan.rounds)))
         case TreeSearch():
@@ -156,9 +156,15 @@ def chance_in_time(usual_s: float, worst_s: float, left_s: float) -> float:
     return 1 / (1 + exp(-max(-40.0, min(40.0, ahead))))
 
 
-def _draws(plan: Source, market: Market, size: Size, n: int, channel: Channel = PLAIN, context: float = 0.0) -> Stage:
-    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt."""
-    return Stage(n, plan.backend, channel, *_spent(plan.backend, plan.verifier, market, size, n, context))
+def _draws(plan: Source, market: Market, size: Size, n: int, channel: Channel = PLAIN, context: float = 0.0, known: float = 0.0) -> Stage:
+    """n answers of the plan's backend, each scored if the plan has a verifier; `context` are input tokens beyond the prompt, `known` those
+    of them that were read before."""
+    return Stage(n, plan.backend, channel, *_spent(plan.backend, plan.verifier, market, size, n, context, known))
+
+
+def _read_by(plan: Source, market: Market, size: Size) -> Size:
+    """The same prompt once the plan's backend and verifier have read it: those who keep what they read have it in a cache."""
+    return size._replace(read=size.read | {name for name in (plan.backend, plan.verifier) if name in market.caches})
 
 
 def one_answer(plan: Single, market: Market, facts: Facts) -> tuple[float, float, float, float]:
@@ -168,7 +174,7 @@ def one_answer(plan: Single, market: Market, facts: Facts) -> tuple[float, float
 
 @lru_cache(maxsize=4096)
 def _spent(
-    backend: str, verifier: str | None, market: Market, size: Size, n: int, context: float = 0.0
+    backend: str, verifier: str | None, market: Market, size: Size, n: int, context: float = 0.0, known: float = 0.0
 ) -> tuple[float, float, float, float]:
     """US dollars and at worst, seconds and at worst. What a cache spares is expected, but not counted on: it is not in the worst case."""
     read = size.input_tokens + context
@@ -176,7 +182,7 @@ def _spent(
     longest = float(size.max_tokens or 1e9)
     mean, q95 = min(tokens.mean(size.input_tokens), longest), min(tokens.q95(size.input_tokens), longest)
     reads = read * (1 if backend in market.shared_prompt else n)
-    cached = min(reads, size.input_tokens * n) * (backend in size.read)
+    cached = min(reads, (size.input_tokens + known) * n) * (backend in size.read)
     score_usd = [market.cost_usd(verifier, n * (size.input_tokens + out)) if verifier else 0.0 for out in (mean, q95)]
     if verifier in market.caches:  # it reads the prompt once for all answers
         spared = size.input_tokens * (n - (verifier not in size.read))
@@ -195,10 +201,10 @@ def _revision(plan: Revise, market: Market, size: Size, fit: PlanFit, attempt: i
     """The attempt of that number (from 0): the first is a plain sample at its price, what was seen of the plan is of the later ones."""
     if attempt == 0:
         return _draws(plan, market, size, 1)
-    size = size._replace(read=size.read | ({plan.backend, plan.verifier} & market.caches))
-    out = market.curves.tokens_of(plan.backend).mean(size.input_tokens)
-    context = min(attempt, REVISIONS_IN_CONTEXT) * (out + VERDICT_TOKENS)
-    return _scaled(_draws(plan, market, size, 1, fit.channel, context), fit)
+    each = market.curves.tokens_of(plan.backend).mean(size.input_tokens) + VERDICT_TOKENS
+    in_context = min(attempt, REVISIONS_IN_CONTEXT)
+    known = (attempt - 1) * each if attempt == in_context else 0.0  # beyond that the oldest is left out, and all after it is read anew
+    return _scaled(_draws(plan, market, _read_by(plan, market, size), 1, fit.channel, in_context * each, known), fit)
 
 
 def _tree(plan: TreeSearch, market: Market, size: Size, fit: PlanFit) -> Stage:

@@ -124,8 +124,8 @@ class Collector:
 
     async def row(self, labelled: Labelled, before: Row | None = None) -> dict[str, Any]:
         """Everything of one prompt; what did not fail in the row `before` is taken over. A plan that fails is noted and left out."""
-        runs = {f"{SAMPLE}{name})": partial(self._fixed, labelled, name, n) for name, n in self.plans.samples.items()}
-        runs |= {plan.key: partial(self._chain, labelled, plan) for plan in self.plans.chains}
+        runs = {plan.key: partial(self._chain, labelled, plan) for plan in self.plans.chains}  # first: samples would warm their caches
+        runs |= {f"{SAMPLE}{name})": partial(self._fixed, labelled, name, n) for name, n in self.plans.samples.items()}
         had = {trace["plan"]: trace for trace in (before or {"traces": ()})["traces"] if not trace.get("failed")}
         traces = [await (self._taken_over(labelled, had[name]) if name in had else run()) for name, run in runs.items()]
         traces += [await self._taken_over(labelled, trace) for name, trace in had.items() if name not in runs]

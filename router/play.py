@@ -203,10 +203,11 @@ class Tape:
         self.read = set()
 
     def cached(self, name: str, tokens: int) -> int:
-        """Of so many tokens that a cache would hold by now: those that it holds if this is the first that it sees of the prompt, or not."""
+        """Of so many tokens that a cache held when they were recorded: those that it would hold by now, the prompt once it was read."""
         known = name in self.read
         self.read.add(name)
-        return tokens if known else max(0, tokens - self.input_tokens)
+        prompt = self.input_tokens if name in self.market.caches else 0
+        return max(tokens, prompt) if known else max(0, tokens - self.input_tokens)
 
     def prompts(self, name: str, times: int) -> int:
         """Input tokens from the cache of who reads the prompt so many times now."""

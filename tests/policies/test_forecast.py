@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from difficulty.belief import NODES, PRIOR, Belief, Channel
 from difficulty.curves import Latency, PlanFit, Tokens
 from policies.facts import Facts, Market
-from policies.forecast import Stage, outline, stages, worst
+from policies.forecast import VERDICT_TOKENS, Stage, outline, stages, worst
 from policies.optimise import Optimisation
 from policies.outlook import Outlook, Tables, outlook
 from policies.plans import BestOfN, Ensemble, Plan, Revise, Single, TreeSearch
@@ -190,6 +190,30 @@ def test_a_backend_that_does_not_share_the_prompt_is_billed_for_it_each_time() -
     assert apart.cost_usd - shared.cost_usd == pytest.approx(15 * 14 * 0.1 / 1e6)
 
 
+CACHED = {"small": PRICES["small"][0] / 10, "reward": PRICES["reward"][0] / 10}
+KEEPS = but(MARKET, cached_prices=CACHED, caches=frozenset(CACHED))
+
+
+def test_batches_after_the_first_find_the_prompt_in_the_cache() -> None:
+    """Backend and verifier have read it by then; the worst case does not count on it, and without a cache batches cost alike."""
+    plan, spared = BestOfN(backend="small", n=6, batch=2, verifier="reward"), sum(0.9 * 14 * PRICES[name][0] for name in CACHED) / 1e6
+    first, second, third = stages(plan, KEEPS, FACTS)
+    assert first.cost_usd - second.cost_usd == pytest.approx(spared)
+    assert second == third == stages(plan, KEEPS, FACTS, drawn=2)[0]
+    assert first.worst_usd == second.worst_usd
+    assert len({row.cost_usd for row in stages(plan, MARKET, FACTS)}) == 1
+
+
+def test_a_revision_finds_what_the_one_before_it_read_in_the_cache() -> None:
+    """So each adds the same to the bill, but for the cached price of what is longer; past the context, all after the prompt is new."""
+    rows = stages(Revise(backend="small", rounds=6, verifier="reward"), KEEPS, FACTS)
+    each = CURVES.tokens_of("small").mean(14) + VERDICT_TOKENS
+    assert np.diff([row.cost_usd for row in rows[1:4]]) * 1e6 == pytest.approx(each * CACHED["small"])
+    assert (rows[4].cost_usd - rows[3].cost_usd) * 1e6 == pytest.approx(2 * each * (PRICES["small"][0] - CACHED["small"]))
+    plain = stages(Revise(backend="small", rounds=6, verifier="reward"), MARKET, FACTS)
+    assert np.diff([row.cost_usd for row in plain[1:4]]) * 1e6 == pytest.approx(each * PRICES["small"][0])
+
+
 def test_a_limit_on_tokens_bounds_cost_and_time() -> None:
     """`max_tokens` of the request cuts the forecast's length of an answer."""
     plan = Single(backend="large")
@@ -360,9 +384,7 @@ def test_beliefs_taken_together_are_taken_alike() -> None:
 ])  # fmt: skip
 def test_what_a_cache_spares_is_expected_but_not_counted_on(plan: Plan) -> None:
     """Where a prompt was read, its price is the cached one; the worst case is that of a cache that forgot all. No cache, no difference."""
-    cached = {"small": PRICES["small"][0] / 10, "reward": PRICES["reward"][0] / 10}
-    keeps = but(MARKET, cached_prices=cached, caches=frozenset(cached))
-    facts = [FACTS, but(FACTS, read=frozenset(cached))]
+    keeps, facts = KEEPS, [FACTS, but(FACTS, read=frozenset(CACHED))]
     plain, before, after = (stages(plan, m, f) for m, f in ((MARKET, facts[0]), (keeps, facts[0]), (keeps, facts[1])))
     usd = [sum(row.cost_usd for row in rows) for rows in (plain, before, after)]
     assert usd[0] >= usd[1] > usd[2]

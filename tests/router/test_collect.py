@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 from adapters.errors import VerifierError
 from adapters.scripted import ScriptedBackend, scripted
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict
+from policies.plans import Revise
 from router.collect import Collected, Collector, Labelled, Plans, Row, collect, finished, read_log
 from tests.router.test_cli import Captured, outlay
 from tests.router.test_pipeline import LARGE, SMALL, Exact, a_policy, a_router
@@ -61,6 +63,17 @@ async def test_a_log_may_be_gzipped_and_is_gone_on_with(name: str, tmp_path: Pat
     assert out.read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
     assert [row["prompt"] for row in read_log(out)] == PROMPTS[:2]
     assert read_log(tmp_path / "none.jsonl") == []
+
+
+async def test_chains_are_run_before_samples() -> None:
+    """A chain that came after sixteen samples would find its answers read already, and look cheaper than it is in service."""
+    chain = Revise(backend="small", rounds=2, verifier="exact")
+    collector = replace(a_collector(), plans=Plans({"small": 2}, (chain,)))
+    small = collector.parts.backends["small"]
+    assert isinstance(small, ScriptedBackend)
+    row = await collector.row(Labelled("question"))
+    assert [trace["plan"] for trace in row["traces"]] == [chain.key, "sample(small)"]
+    assert [len(request.messages) > 1 for request in small.requests] == [False, True, False, False]
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.gz"])

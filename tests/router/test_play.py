@@ -66,7 +66,7 @@ async def test_the_service_decides_as_the_replay_does(value: float, kinds: tuple
 async def test_a_revision_is_played_only_as_far_as_the_policy_wants_it() -> None:
     """The recorded chain has three attempts, of which the second is right: the third is neither shown nor paid."""
     policy = a_policy(3e-3, [CHAINS[1]])
-    row = await a_row(the_parts(policy, "wrong a", "wrong b", "wrong c", "wrong d", "wrong e", "wrong f", "right g", "wrong h"))
+    row = await a_row(the_parts(policy, "wrong f", "right g", "wrong h", "wrong a", "wrong b", "wrong c", "wrong d", "wrong e"))
     played = await Player(the_parts(policy), policy, ESTIMATES).answer(row)
     assert (played.right, played.answers) == (1.0, 2)
 
@@ -110,13 +110,13 @@ async def test_a_second_batch_is_billed_as_in_service() -> None:
 
 
 def test_a_recorded_chain_is_billed_for_the_prompt_that_nobody_has_read() -> None:
-    """A log's chain found the prompt in the cache, because samples were drawn before it; played first, it reads the prompt itself."""
+    """A log's chain that found the prompt in the cache reads it itself if played first; one that did not, finds it if played later."""
     from policies.facts import Market
     from router.play import Tape
 
-    tape = Tape(Market(), input_tokens=10)
-    assert [tape.cached("small", tokens) for tokens in (10, 10, 14)] == [0, 10, 14]
-    assert [tape.cached("large", tokens) for tokens in (0, 25)] == [0, 25]
+    tape = Tape(Market(caches=frozenset({"small"})), input_tokens=10)
+    assert [tape.cached("small", tokens) for tokens in (10, 10, 14, 0)] == [0, 10, 14, 10]
+    assert [tape.cached("large", tokens) for tokens in (0, 25, 0)] == [0, 25, 0]
 
 
 class Behaves(Exact):
