@@ -132,7 +132,7 @@ class Fallbacks:
     @contextmanager
     def _part(self, backend: Backend, call: Call) -> Iterator[Call]:
         """The part of the call that this backend makes, charged to the whole however it ends."""
-        part, started, outcome = Call(backend.price, may=call.may), self._clock(), "cancelled"
+        part, started, outcome = Call(backend.price, call.scope, may=call.may), self._clock(), "cancelled"
         try:
             yield part
             outcome = "ok"

@@ -106,7 +106,7 @@ class Judge:
         return replies
 
     async def _one_call(self, asked: ChatRequest, call: Call) -> list[str]:
-        own = Call(self.price, may=call.may)
+        own = Call(self.price, call.scope, may=call.may)
         try:
             await self._backend.complete(asked, own)
         except BackendError:

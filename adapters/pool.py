@@ -170,7 +170,7 @@ class Pool:
 
     async def _won(self, request: ChatRequest, call: Call, streamed: bool, tries: list[_Try]) -> _Try:
         """Raises the last error where no request answers."""
-        started = self._start(self._first(streamed), "first", streamed, tries)
+        started = self._start(self._first(streamed), "first", call, streamed, tries)
         while True:
             try:
                 won = await self._raced(started, request, call, tries)
@@ -184,8 +184,10 @@ class Pool:
                 self._latencies[streamed].append(won.latency_s)
                 return won
 
-    def _start(self, deployment: Deployment, kind: Literal["first", "retry", "hedge"], streamed: bool, tries: list[_Try]) -> _Try:
-        tries.append(_Try(deployment, kind, Call(deployment.backend.price), streamed, self._clock(), deployment.begin()))
+    def _start(
+        self, deployment: Deployment, kind: Literal["first", "retry", "hedge"], call: Call, streamed: bool, tries: list[_Try]
+    ) -> _Try:
+        tries.append(_Try(deployment, kind, Call(deployment.backend.price, call.scope), streamed, self._clock(), deployment.begin()))
         return tries[-1]
 
     async def _close(self, one: _Try, request: ChatRequest, call: Call) -> None:
@@ -234,7 +236,7 @@ class Pool:
             await self._sleep(pause_s)
             if deployment.rests_s(self._clock()) > 0:
                 raise error  # others have found it failing meanwhile
-        return self._start(deployment, "retry", streamed, tries)
+        return self._start(deployment, "retry", call, streamed, tries)
 
     def _same_place(self, error: BackendError, tries: Sequence[_Try]) -> tuple[Deployment, float]:
         """The last deployment once more, and the pause before that. What our own queue turned away, or our key, is not asked twice."""
@@ -286,7 +288,7 @@ class Pool:
         if not await call.may(self, 0.0, True):
             self._saved += 1
             return None
-        return self._start(deployment, "hedge", streamed, tries)
+        return self._start(deployment, "hedge", call, streamed, tries)
 
 
 async def _cancelled(*tasks: asyncio.Future[None]) -> None:

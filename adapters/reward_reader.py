@@ -78,23 +78,24 @@ class RewardReader:
         for group in self._groups(fitting):
             for i in group:
                 readings[i].call.input_tokens += len(fitting[i])
-            for i, (log_odds, known) in zip(group, self._forward([fitting[i] for i in group]), strict=True):
+            read = self._forward([fitting[i] for i in group], [readings[i].call.scope for i in group])
+            for i, (log_odds, known) in zip(group, read, strict=True):
                 readings[i].call.cached_tokens += max(0, known - begun.get(i, 0))
                 results[i] = log_odds
         return results
 
     def _read_beginnings(self, readings: Sequence[Reading], items: dict[int, Encoded]) -> dict[int, int]:
-        """Read what all answers to a prompt begin with, once; the tokens that were read, by the answer that pays for them."""
+        """Read what all answers of one scope to a prompt begin with, once; the tokens that were read, by the answer that pays for them."""
         if self._kept is None:
             return {}
-        together: dict[str, list[int]] = defaultdict(list)
+        together: dict[tuple[str, str], list[int]] = defaultdict(list)
         for i in items:
-            together[readings[i].prompt].append(i)
+            together[readings[i].call.scope, readings[i].prompt].append(i)
         shared = {same[0]: commonprefix([items[i].inputs["input_ids"] for i in same]) for same in together.values() if same[1:]}  # noqa: RUF071  # token by token
-        fresh = {i: len(beginning) - self._kept.known(beginning) for i, beginning in shared.items()}
+        fresh = {i: len(beginning) - self._kept.known(beginning, readings[i].call.scope) for i, beginning in shared.items()}
         begun = {i: tokens for i, tokens in fresh.items() if tokens}
         for group in self._groups({i: Encoded({"input_ids": list(shared[i])}, []) for i in begun}):
-            self._kept_read([shared[i] for i in group])
+            self._kept_read([shared[i] for i in group], [readings[i].call.scope for i in group])
         return begun
 
     # --- text to tokens -------------------------------------------------------------------------------------------------------
@@ -171,12 +172,12 @@ class RewardReader:
                 groups.append([i])
         return groups
 
-    def _forward(self, rows: Sequence[Encoded]) -> list[tuple[list[float], int]]:
-        """For each row its log-odds, and how many of its tokens were known."""
+    def _forward(self, rows: Sequence[Encoded], scopes: Sequence[str]) -> list[tuple[list[float], int]]:
+        """For each row its log-odds, and how many of its tokens were known in its scope."""
         import torch
 
         if self._kept is not None:
-            said = self._kept_read([row.inputs["input_ids"] for row in rows])
+            said = self._kept_read([row.inputs["input_ids"] for row in rows], scopes)
             return [(self._log_odds(logits)[row.ends].tolist(), known) for row, (logits, known) in zip(rows, said, strict=True)]
         with torch.inference_mode():
             log_odds = self._log_odds(self._model(**self._padded(rows)).logits).tolist()
@@ -184,12 +185,12 @@ class RewardReader:
             return [([value], 0) for value in log_odds]
         return [([values[end] for end in row.ends], 0) for values, row in zip(log_odds, rows, strict=True)]
 
-    def _kept_read(self, texts: Sequence[Sequence[int]]) -> list[tuple[Any, int]]:
+    def _kept_read(self, texts: Sequence[Sequence[int]], scopes: Sequence[str]) -> list[tuple[Any, int]]:
         import torch
 
         assert self._kept is not None
         with torch.inference_mode():
-            return self._kept.read(texts)
+            return self._kept.read(texts, scopes)
 
     def _log_odds(self, logits: Any) -> Any:
         """Of the positive label against all others, from logits [..., labels]."""

@@ -142,6 +142,8 @@ class Call:
     """What one call to a backend or verifier has used and produced so far. Written by the adapter, read by the run."""
 
     price: Price
+    scope: str = ""
+    """Whose texts a cache of prompts may hold for this call: those read for calls of the same scope, and no others."""
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0

@@ -124,8 +124,8 @@ class Collector:
 
     async def row(self, labelled: Labelled, before: Row | None = None) -> dict[str, Any]:
         """Everything of one prompt; what did not fail in the row `before` is taken over. A plan that fails is noted and left out."""
-        runs = {plan.key: partial(self._chain, labelled, plan) for plan in self.plans.chains}  # first: samples would warm their caches
-        runs |= {f"{SAMPLE}{name})": partial(self._fixed, labelled, name, n) for name, n in self.plans.samples.items()}
+        runs = {f"{SAMPLE}{name})": partial(self._fixed, labelled, name, n) for name, n in self.plans.samples.items()}
+        runs |= {plan.key: partial(self._chain, labelled, plan) for plan in self.plans.chains}
         had = {trace["plan"]: trace for trace in (before or {"traces": ()})["traces"] if not trace.get("failed")}
         traces = [await (self._taken_over(labelled, had[name]) if name in had else run()) for name, run in runs.items()]
         traces += [await self._taken_over(labelled, trace) for name, trace in had.items() if name not in runs]
@@ -137,14 +137,15 @@ class Collector:
 
     async def _fixed(self, labelled: Labelled, backend: str, n: int) -> dict[str, Any]:
         """`n` independent samples: the first drawn as a single answer (whose latency counts), the rest in one batch."""
-        run, request = self._run(), _request(labelled)
+        name = f"{SAMPLE}{backend})"
+        run, request = self._run(name), _request(labelled)
         await self._carry_out(Single(backend=backend), request, run)
         if n > 1:
             await self._carry_out(BestOfN(backend=backend, n=n - 1, batch=n - 1, select="majority"), request, run)
-        return await self._trace(labelled, f"{SAMPLE}{backend})", run, run.pool)
+        return await self._trace(labelled, name, run, run.pool)
 
     async def _chain(self, labelled: Labelled, plan: Plan) -> dict[str, Any]:
-        run = self._run()
+        run = self._run(plan.key)
         chosen = await self._carry_out(plan, _request(labelled), run)
         return await self._trace(labelled, plan.key, run, run.pool, chosen)
 
@@ -155,8 +156,9 @@ class Collector:
             run.degraded.add(f"{plan.key}: {error}")
             return None
 
-    def _run(self) -> Run:
-        return Run(self.parts.backends, self.parts.verifiers)
+    def _run(self, trace: str) -> Run:
+        """For one trace, which finds nothing in a cache that another has read: it would look cheaper than it is in service."""
+        return Run(self.parts.backends, self.parts.verifiers, scope=trace)
 
     async def _trace(
         self, labelled: Labelled, name: str, run: Run, answers: Sequence[Candidate], chosen: Candidate | None = None

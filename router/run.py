@@ -106,6 +106,8 @@ class Run:
     clock: Callable[[], float] = time.monotonic
     purse: Purse = field(default_factory=Purse)
     """Of the key that pays: what each call may cost is held there first."""
+    scope: str = ""
+    """Whose texts a local model's cache of prompts may hold for this request."""
     pool: list[Candidate] = field(default_factory=list)
     earlier: tuple[Candidate, ...] = ()
     """Samples that the plan under way goes on from, offered already: an equal request drew them."""
@@ -309,7 +311,7 @@ class Run:
     async def _generate(self, backend: str, request: ChatRequest, live: bool) -> list[Choice]:
         """One call for `request.n` answers. What it brought before a failure is paid for, so it is used; else the failure is the result."""
         target, held = self.backends[backend], list[Cost]()
-        call = Call(target.price, may=partial(self._may, request, held))
+        call = Call(target.price, self.scope, may=partial(self._may, request, held))
         try:
             await self._metered("generate", backend, call, request.n, self._answer(target, request, call, live), request)
         except (OutOfBudget, BackendError):
@@ -354,7 +356,7 @@ class Run:
             raise
 
     async def _score(self, verifier: str, request: ChatRequest, choices: Sequence[Choice]) -> list[Verdict]:
-        call = Call(self.verifiers[verifier].price)
+        call = Call(self.verifiers[verifier].price, self.scope)
         return await self._metered("score", verifier, call, len(choices), self._verdicts(verifier, request, choices, call))
 
     async def _verdicts(self, verifier: str, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:

@@ -73,7 +73,7 @@ class Batch:
             return
         for index, state in zip(ended, self._window.states(ended, fresh), strict=True):
             row = self.rows[index]
-            self._prefixes.keep((row.job.prompt + row.tokens)[: self._window.lengths[index]], state)
+            self._prefixes.keep((row.job.prompt + row.tokens)[: self._window.lengths[index]], state, scope=row.job.call.scope)
 
     def clear(self) -> list[Row]:
         """Give up all rows, because a step failed and the window may be half written."""

@@ -2,7 +2,8 @@
 
 A radix tree over token ids, as in SGLang (Zheng et al. 2023): a node holds a run of tokens and a row of the model's state for each, so a
 prompt under sixty-four answers is held once. Whoever is used least recently goes first, and of a path its end before its beginning.
-Used by one thread, the one that owns the model.
+Each scope has a tree of its own, under one limit: what was read for one tenant is neither faster nor cheaper for another, who could tell
+from it what the first one asked. Used by one thread, the one that owns the model.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class _Node:
     parent: _Node | None
     logits: torch.Tensor | None = None
     children: dict[int, _Node] = field(default_factory=dict)
+    scope: str = ""
+    """Of a root: whose tree it is."""
 
     @property
     def bytes(self) -> int:
@@ -50,7 +53,7 @@ class _Node:
 
 
 class Prefixes:
-    """The tree, of `limit` bytes at most; with 0 it keeps nothing."""
+    """The trees, of `limit` bytes at most in all; with 0 they keep nothing."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -61,24 +64,27 @@ class Prefixes:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._root = _Node([], torch.empty(0), None)
+        self._roots: dict[str, _Node] = {}
+        """By scope; one without children is dropped."""
         self._nodes: OrderedDict[_Node, None] = OrderedDict()
         """From the least recently used; a node stands before its parent."""
         self.bytes = 0
 
-    def find(self, tokens: Sequence[int]) -> Known:
-        """The longest beginning of these tokens that is known."""
-        node, found, used = self._walk(tokens)
-        states = [] if node is self._root else [node.state[:used]]
-        logits = node.logits if found == len(tokens) and used == len(node.tokens) else None
+    def find(self, tokens: Sequence[int], scope: str = "") -> Known:
+        """The longest beginning of these tokens that is known there."""
+        node, found, used = self._walk(tokens, scope)
         self._touch(node)
-        while (above := node.parent) is not None and above is not self._root:
-            states, node = [above.state, *states], above
-        return Known(torch.cat(states) if len(states) > 1 else states[0], logits) if states else Known()
+        logits = node.logits if found == len(tokens) and used == len(node.tokens) else None
+        states, above = [node.state[:used]], node.parent
+        if above is None:
+            return Known()
+        while above.parent is not None:
+            states, above = [above.state, *states], above.parent
+        return Known(torch.cat(states) if len(states) > 1 else states[0], logits)
 
-    def keep(self, tokens: Sequence[int], state: torch.Tensor, logits: torch.Tensor | None = None) -> None:
+    def keep(self, tokens: Sequence[int], state: torch.Tensor, logits: torch.Tensor | None = None, scope: str = "") -> None:
         """Remember `state`, that of the last tokens of these; a copy is kept. Nothing is where that of the first ones is not known."""
-        node, found, used = self._walk(tokens)
+        node, found, used = self._walk(tokens, scope)
         first = len(tokens) - len(state)
         if found < first or int(state.nbytes) >= self.limit:
             return
@@ -86,16 +92,16 @@ class Prefixes:
             node = self._split(node, used)
         if found < len(tokens):
             node = self._add(_Node(list(tokens[found:]), state[found - first :].clone(), node))
-        if logits is not None and node.logits is None and node is not self._root:
+        if logits is not None and node.logits is None and node.parent is not None:
             self.bytes -= node.bytes
             node.logits = logits.clone()
             self.bytes += node.bytes
         self._touch(node)
         self._shrink()
 
-    def _walk(self, tokens: Sequence[int]) -> tuple[_Node, int, int]:
+    def _walk(self, tokens: Sequence[int], scope: str) -> tuple[_Node, int, int]:
         """The deepest node on these tokens' way, how many of them are known up to where it is left, and how many of its own these are."""
-        node, at = self._root, 0
+        node, at = self._roots.get(scope) or _Node([], torch.empty(0), None, scope=scope), 0
         while at < len(tokens) and (child := node.children.get(tokens[at])) is not None:
             used = _common(child.tokens, tokens, at)
             node, at = child, at + used
@@ -116,15 +122,16 @@ class Prefixes:
     def _add(self, node: _Node) -> _Node:
         assert node.parent is not None
         node.parent.children[node.tokens[0]] = node
+        if node.parent.parent is None:
+            self._roots[node.parent.scope] = node.parent
         self._nodes[node] = None
         self.bytes += node.bytes
         return node
 
     def _touch(self, node: _Node) -> None:
-        above: _Node | None = node
-        while above is not None and above is not self._root:
-            self._nodes.move_to_end(above)
-            above = above.parent
+        while node.parent is not None:
+            self._nodes.move_to_end(node)
+            node = node.parent
 
     def _shrink(self) -> None:
         while self.bytes > self.limit:
@@ -132,6 +139,8 @@ class Prefixes:
             assert node.parent is not None
             assert not node.children, "whoever is below was used no later"
             del node.parent.children[node.tokens[0]]
+            if node.parent.parent is None and not node.parent.children:
+                del self._roots[node.parent.scope]
             self.bytes -= node.bytes
 
 

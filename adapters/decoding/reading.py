@@ -34,26 +34,26 @@ class Reader:
         self._shapes: list[tuple[int, int]] = []
         """Heads and size of each layer's keys and values, once something was read."""
 
-    def known(self, text: Sequence[int]) -> int:
+    def known(self, text: Sequence[int], scope: str) -> int:
         """Tokens at its beginning that need not be read."""
-        return len(self._prefixes.find(text))
+        return len(self._prefixes.find(text, scope))
 
-    def read(self, texts: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, int]]:
-        """For each text the logits at all of its tokens [tokens, labels], and how many of these were known."""
+    def read(self, texts: Sequence[Sequence[int]], scopes: Sequence[str]) -> list[tuple[torch.Tensor, int]]:
+        """For each text, of a scope each, the logits at all of its tokens [tokens, labels], and how many of these were known."""
         try:
-            return self._read(texts)
+            return self._read(texts, scopes)
         except Exception:
             if not len(self._prefixes):
                 raise
             self._prefixes.clear()  # should what was known be to blame, or take the room: once more, from the beginning
-            return self._read(texts)
+            return self._read(texts, scopes)
 
-    def _read(self, texts: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, int]]:
-        known = [self._prefixes.find(text) for text in texts]
+    def _read(self, texts: Sequence[Sequence[int]], scopes: Sequence[str]) -> list[tuple[torch.Tensor, int]]:
+        known = [self._prefixes.find(text, scope) for text, scope in zip(texts, scopes, strict=True)]
         rest = [i for i, text in enumerate(texts) if len(known[i]) < len(text)]
         fresh = dict(zip(rest, self._forward([texts[i] for i in rest], [known[i] for i in rest]), strict=True)) if rest else {}
         for i, state in fresh.items():
-            self._prefixes.keep(texts[i], state)
+            self._prefixes.keep(texts[i], state, scope=scopes[i])
         labels = self._model.config.num_labels
         parts = [[state for state in (k.state, fresh.get(i)) if state is not None] for i, k in enumerate(known)]
         return [(torch.cat([state[:, -labels:] for state in some]), len(k)) for some, k in zip(parts, known, strict=True)]

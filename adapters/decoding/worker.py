@@ -171,14 +171,14 @@ class Worker:
         new = [(job, own) for job, own in by_job if job.prefill is None]
         passes: dict[int, list[New]] = defaultdict(list)
         for job, own in new:
-            known = self._known(job.prompt)
+            known = self._known(job)
             passes[(len(job.prompt) - len(known)).bit_length() if len(known) else -1].append((job, own, known))
         return again + [group for some in passes.values() for group in self._read_new(model, some)]
 
-    def _known(self, prompt: list[int]) -> Known:
+    def _known(self, job: Job) -> Known:
         """Of a prompt; not its last token without what follows it, for something has to be read then."""
-        known = self._prefixes.find(prompt)
-        return known if known.logits is not None else known.first(len(prompt) - 1)
+        known = self._prefixes.find(job.prompt, job.call.scope)
+        return known if known.logits is not None else known.first(len(job.prompt) - 1)
 
     def _read_new(self, model: CausalModel, new: list[New]) -> list[Group]:
         prompts = [job.prompt for job, _, _ in new]
@@ -197,16 +197,17 @@ class Worker:
                     job.call.input_tokens += len(job.prompt)
                     job.call.cached_tokens += len(known[index])
                 job.prefill = prefill.only(index) if len(own) < job.n else None
-        self._keep(prompts, known, prefill)
+        self._keep([job for job, _, _ in new], known, prefill)
         return [(prefill, [row for _, own, _ in new for row in own], [index for index, (_, own, _) in enumerate(new) for _ in own])]
 
-    def _keep(self, prompts: Sequence[list[int]], known: Sequence[Known], prefill: Prefill) -> None:
+    def _keep(self, jobs: Sequence[Job], known: Sequence[Known], prefill: Prefill) -> None:
         """Remember what was read. Not what a model made of a prompt that it broke on."""
         if not self._prefixes.limit:
             return
         for index, whole in enumerate(prefill.logits.isfinite().all(-1).tolist()):
-            if fresh := whole * (len(prompts[index]) - len(known[index])):
-                self._prefixes.keep(prompts[index], prefill.state(index, fresh), prefill.logits[index])
+            job = jobs[index]
+            if fresh := whole * (len(job.prompt) - len(known[index])):
+                self._prefixes.keep(job.prompt, prefill.state(index, fresh), prefill.logits[index], job.call.scope)
 
     def _begin(self, batch: Batch, rows: list[Row], prefill: Prefill, source: list[int]) -> None:
         try:

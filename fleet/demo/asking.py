@@ -78,14 +78,14 @@ def client_of(url: str) -> AsyncOpenAI:
 
 
 async def ask(client: AsyncOpenAI, offer: Offer, question: Question) -> Answer:
-    """Ask once, and check the answer exactly."""
+    """Ask once, and check the answer exactly. Each offer has a namespace: models find in their caches no text that another left."""
     extras = {"outlay": {"plan": offer.plan}} if offer.plan else {}
     began = time.perf_counter()
     try:
         raw = await client.chat.completions.with_raw_response.create(
             model=f"outlay/{offer.policy}",
             messages=[{"role": "user", "content": question.prompt}],
-            extra_body={**extras, "cache": {"no-cache": True}},
+            extra_body={**extras, "cache": {"no-cache": True, "namespace": offer.name}},
         )
         completion = raw.parse()
     except OpenAIError as error:

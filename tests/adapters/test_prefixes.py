@@ -64,6 +64,15 @@ async def test_the_answers_are_those_of_a_backend_that_keeps_nothing(model: str,
     assert not any(call.cached_tokens for call in without)
 
 
+async def test_nobody_finds_what_another_left(make: Make) -> None:
+    """A call of another scope reads the prompt anew, and says the same."""
+    backend, request, calls = make(), asking("one two three", seed=3), [Call(Price(), scope) for scope in ("a", "b", "a")]
+    for call in calls:
+        await backend.complete(request, call)
+    assert [call.cached_tokens for call in calls] == [0, 0, calls[0].input_tokens]
+    assert len({call.choices[0].text for call in calls}) == 1
+
+
 async def test_only_what_was_not_computed_is_reported(make: Make) -> None:
     """The columns that go through the model are the input less what is said to be cached, or padding."""
     backend = make()
@@ -151,6 +160,21 @@ def test_the_option_turns_the_feature() -> None:
 def state(tokens: list[int]) -> torch.Tensor:
     """One that tells which text it belongs to: each row sums up the tokens to here."""
     return torch.tensor(tokens, dtype=torch.float32).cumsum(0)[:, None]
+
+
+def test_each_scope_has_a_tree_of_its_own_under_one_limit() -> None:
+    """What one tenant's text left is not found for another; whoever is used least goes first, and no trace of a tenant stays behind."""
+    tree = Prefixes(10 * NODE_BYTES)
+    tree.keep([1, 2, 3], state([1, 2, 3]), torch.tensor([0.5]), scope="a")
+    assert [len(tree.find([1, 2, 3], scope)) for scope in ("a", "b", "")] == [3, 0, 0]
+    tree.keep([1, 2, 9], state([1, 2, 9]), scope="b")
+    assert [len(tree.find([1, 2, 3], scope)) for scope in ("a", "b", "")] == [3, 2, 0]
+    for i in range(20):
+        tree.keep([1], state([1]), scope=f"tenant {i}")
+        assert tree.bytes <= 10 * NODE_BYTES
+    assert [len(tree.find([1, 2, 3], scope)) for scope in ("a", "b", "tenant 19")] == [0, 0, 1]
+    assert len(tree._roots) == len(tree)
+    assert tree.bytes == sum(node.bytes for node in tree._nodes)
 
 
 def test_the_tree_knows_beginnings_and_forgets_the_least_used() -> None:

@@ -347,9 +347,9 @@ async def test_max_batch_tokens_bounds_what_goes_through_at_once(process: Path, 
     sizes: list[int] = []
     forward = RewardReader._forward
 
-    def measured(self: RewardReader, rows: Any) -> Any:
+    def measured(self: RewardReader, rows: Any, scopes: Any) -> Any:
         sizes.append(len(rows) * max(map(len, rows)))
-        return forward(self, rows)
+        return forward(self, rows, scopes)
 
     monkeypatch.setattr(RewardReader, "_forward", measured)
     async with reward(process, max_batch_tokens=40) as model:
@@ -523,6 +523,17 @@ async def test_the_prompt_of_many_answers_is_read_and_paid_once(process: Path) -
         beginning = alone.input_tokens - 1
         assert alone.cached_tokens == 0
         assert call.cached_tokens == 3 * beginning
+
+
+async def test_an_answer_that_another_had_scored_is_read_anew(process: Path) -> None:
+    """Each scope pays for itself, also where they come together; the scores are the same."""
+    async with reward(process) as model:
+        calls = [Call(Price(), scope) for scope in ("a", "b", "a", "c")]
+        found = [await model.score(REQUEST, [Choice(ANSWER)], call) for call in calls[:3]]
+        together = [Call(Price(), scope) for scope in ("c", "d")]
+        found += await asyncio.gather(*(model.score(REQUEST, [Choice(ANSWER)], call) for call in together))
+        assert [call.cached_tokens for call in (*calls[:3], *together)] == [0, 0, calls[0].input_tokens, 0, 0]
+        assert len({verdict.score for [verdict] in found}) == 1
 
 
 async def test_what_a_reader_keeps_is_bounded_and_outlives_no_failure(process: Path) -> None:

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 from adapters.ledger import MemoryLedger
+from adapters.scripted import ScriptedBackend
 from router import asking
 from router.app import create_app
 from router.cli import cli, main
@@ -338,6 +339,17 @@ async def test_a_decision_is_shown_to_its_owner_only(client: Client) -> None:
             for one in (mine, other)
         ]
         assert found == [200, 404]
+
+
+async def test_models_keep_what_they_read_apart_by_key_and_namespace(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a prompt that is suddenly cheap would tell a tenant that another had asked it."""
+    scopes, complete = list[str](), ScriptedBackend.complete
+    monkeypatch.setattr(ScriptedBackend, "complete", lambda self, request, call: scopes.append(call.scope) or complete(self, request, call))
+    mine, other = client(), client()
+    for one, namespace in ((mine, None), (mine, None), (mine, "apart"), (other, None)):
+        await ask(one, extra_body={"cache": {"no-cache": True, **({"namespace": namespace} if namespace else {})}})
+    assert scopes[0] == scopes[1]
+    assert len(set(scopes)) == 3
 
 
 async def test_an_admin_key_sees_what_each_key_spends(client: Client) -> None:

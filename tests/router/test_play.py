@@ -66,7 +66,7 @@ async def test_the_service_decides_as_the_replay_does(value: float, kinds: tuple
 async def test_a_revision_is_played_only_as_far_as_the_policy_wants_it() -> None:
     """The recorded chain has three attempts, of which the second is right: the third is neither shown nor paid."""
     policy = a_policy(3e-3, [CHAINS[1]])
-    row = await a_row(the_parts(policy, "wrong f", "right g", "wrong h", "wrong a", "wrong b", "wrong c", "wrong d", "wrong e"))
+    row = await a_row(the_parts(policy, "wrong a", "wrong b", "wrong c", "wrong d", "wrong e", "wrong f", "right g", "wrong h"))
     played = await Player(the_parts(policy), policy, ESTIMATES).answer(row)
     assert (played.right, played.answers) == (1.0, 2)
 
