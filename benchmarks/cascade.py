@@ -43,6 +43,9 @@ VARIANTS = {
     "ours, no shared difficulty": Variant(shared=False),
     "ours, no calibration": Variant(calibrated=False),
     "ours, no tempering": Variant(tempered=False),
+    "ours, scores alike on easy and hard": Variant(by_ease=False),
+    "ours, what may follow is not counted": Variant(settings={"OPEN_ENOUGH": 2.0}),
+    "ours, what may follow is one case": Variant(settings={"CASES": 1}),
 }
 AT_VALUES = ("ours", "thresholds, up to 2", "thresholds, up to 3", "best model at that value", "router before the call")
 """Methods whose points are each tuned for one of the values."""

@@ -8,8 +8,10 @@ bins of its own. To save time a decision is made once for prompts of like length
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from difficulty.belief import EASE, NODES, PRIOR, Belief, Scores, Success
 from difficulty.curves import Curves, Latency
 from difficulty.learn import GRID, fit_latency, fit_scores, fit_tokens
 from difficulty.learn_success import fit_success, posterior
+from policies import optimise
 from policies.decide import decide
 from policies.facts import Facts, Market, NothingToRun
 from policies.plans import Single
@@ -78,6 +81,10 @@ class Variant:
     shared: bool = True
     calibrated: bool = True
     tempered: bool = True
+    by_ease: bool = True
+    """Two tables of scores, for easy and hard prompts."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Constants of `policies.optimise` that are others in it."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,8 @@ class Engine:
     """e(x) of every prompt, rounded, shape [N]."""
     length: Ints
     """Input tokens of every prompt, rounded, shape [N]."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """As in its `Variant`."""
     known: dict[Any, Single | None] = field(default_factory=dict)
     """Decisions made already. Those under a deadline are not kept: the time that has passed differs."""
 
@@ -109,7 +118,7 @@ class Engine:
         curves = Curves(success, tokens, latency | free, scores, source="recorded")
         prices = {name: _price(data, m, seen) for m, name in enumerate(data.names)}
         length = rounded(data.tokens_in.mean(axis=1), seen, LENGTHS).astype(np.int64)
-        return cls(data, Market(prices, curves=replace(curves, tempering=tempered)), rounded(e, seen, LEVELS), length)
+        return cls(data, Market(prices, curves=replace(curves, tempering=tempered)), rounded(e, seen, LEVELS), length, variant.settings)
 
     def play(self, row: int, policy: Optimiser, deadline_s: float = float("inf")) -> Played:
         """One prompt: decide, buy, see the confidence, decide again. A call that is under way at the deadline is paid and cut off."""
@@ -142,7 +151,8 @@ class Engine:
         timed = facts.deadline_s < float("inf")
         if timed or key not in self.known:
             try:
-                plan = decide(policy, self.market, facts, belief).plan
+                with patch.multiple(optimise, **self.settings) if self.settings else nullcontext():
+                    plan = decide(policy, self.market, facts, belief).plan
             except NothingToRun:
                 plan = None
             assert plan is None or isinstance(plan, Single)
@@ -187,7 +197,8 @@ def _believed(data: Recorded, e: Array, rows: Ints, variant: Variant) -> tuple[d
     weights, bins, scores = posterior(success, features, right, once), min(BINS, len(rows) // FEWEST_IN_BIN), {}
     for m, name in enumerate(data.names):
         chance = (weights * expit(success[name].logits(e[rows]))).sum(axis=1)
-        scores[judge(name)] = fit_scores(data.confidence[rows, m], right[name], chance, weights @ EASE, bins)
+        given, ease = (chance, weights @ EASE) if variant.by_ease else (None, None)
+        scores[judge(name)] = fit_scores(data.confidence[rows, m], right[name], given, ease, bins)
     return success, scores
 
 
