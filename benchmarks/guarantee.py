@@ -5,7 +5,7 @@ replacement. The policy is certified on each (`policies/certify.py`), next to th
 most epsilon. A violation is a choice that truly loses more than epsilon. Two populations: the embedded fleet under its own policy, played
 by the service's pipeline over its dial; and a recorded pair of models, routed by the service's `decide` on what a probe says.
 
-    python -m benchmarks.guarantee --log fleet-log.jsonl      # what `outlay collect` wrote, of `python -m fleet.questions --side test`
+    python -m benchmarks.guarantee --log .outlay/fleet-log.jsonl.gz      # what `benchmarks.fleet_log` wrote, or `outlay collect`
 
 Whether the promise is kept does not depend on which prompts the log holds; the costs do, and are fair only where no fit saw them.
 """
