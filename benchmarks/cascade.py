@@ -242,7 +242,7 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
             for i, value in enumerate(values)
             for mine in [frontiers[name].utility(i, value)]
         ]
-        for name in AT_VALUES
+        for name in dict.fromkeys((*AT_VALUES, *VARIANTS))
     }
     timed_value = DEADLINE_DIAL * float(usd[-1])
     left = {name: right - paid / timed_value for name, (right, paid, _) in timed.items()}
@@ -291,6 +291,8 @@ def page(figures: Mapping[str, Any]) -> str:
             ),
             "What is left of a right answer's value when the calls are paid, as a share of it; values in calls to the dearest model:",
             table(["value", *AT_VALUES, *(f"ours less {name}" for name in AT_VALUES if name != "ours")], _at_values(one)),
+            "The same, ours less ours without a part of the engine, by the value of a right answer:",
+            table(["", *(f"{dial:g}" for dial in DIALS)], _without(one)),
             f"Under a deadline, at a right answer worth {DEADLINE_DIAL:g} calls to the dearest model:",
             table(["", "right", "$/1,000", "nothing in time", "left of the value", "ours less it"], _deadlines(one)),
         ]
@@ -308,6 +310,12 @@ def _at_values(one: Mapping[str, Any]) -> Iterator[list[str]]:
     for i, dial in enumerate(DIALS):
         rows = [one["at_values"][name][i] for name in AT_VALUES]
         yield [f"{dial:g}", *(f"{row['utility']:.3f}" for row in rows), *(interval(row["ours_less"]) for row in rows[1:])]
+
+
+def _without(one: Mapping[str, Any]) -> Iterator[list[str]]:
+    for name in VARIANTS:
+        if name != "ours":
+            yield [name.removeprefix("ours, "), *(interval(row["ours_less"]) for row in one["at_values"][name])]
 
 
 def _deadlines(one: Mapping[str, Any]) -> Iterator[list[str]]:
