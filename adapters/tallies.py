@@ -2,19 +2,25 @@
 
 A tally has three rows of numbers: `now`, the sums of one period; `usual`, their average over the periods before; `recent`, sums that fade.
 All are sums, so what could not be sent is merged and sent later, and no order of arrival matters much. In Redis a tally is one JSON
-document, folded by a script: one round trip for any number of keys. While Redis is gone each process goes on from what was known and
-counts what it adds itself; where Redis lost its memory, the first process to come back brings the tally along.
+document, folded by a script: one round trip for any number of keys, and each addition counts once (`lots.py`). While Redis is gone each
+process goes on from what was known and counts what it adds itself; where Redis lost its memory, the first process to come back brings the
+tally along.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from adapters.lots import ONCE, REMEMBERED_S, Lots
 from adapters.redis_link import Clock, RedisGone, RedisLink
+
+log = logging.getLogger(__name__)
 
 NEWEST = 0.5
 """Weight of the newest period in what is usual."""
@@ -62,31 +68,44 @@ def _average(new: float, old: float) -> float:
     return old if new < 0 else new if old < 0 else old + NEWEST * (new - old)
 
 
-_SCRIPT = """
-local asked, newest, answers = cjson.decode(ARGV[1]), tonumber(ARGV[2]), {}
-for i, key in ipairs(KEYS) do
-  local stored, added = redis.call('GET', key), asked[i].added
-  local tally = stored and cjson.decode(stored) or asked[i].fresh
-  if added ~= cjson.null then
-    if added.period > tally.period then
-      for j, new in ipairs(tally.now) do
-        local old = tally.usual[j]
-        tally.usual[j] = new < 0 and old or old < 0 and new or old + newest * (new - old)
-        tally.now[j] = 0
-      end
-      tally.period = added.period
-    end
-    for j, more in ipairs(added.now) do
-      if more ~= 0 then tally.now[j] = math.max(tally.now[j], 0) + more end
-    end
-    for j, more in ipairs(added.recent) do tally.recent[j] = tally.recent[j] * added.fade + more end
-    redis.call('SET', key, cjson.encode(tally), 'EX', ARGV[3])
-  end
-  answers[i] = cjson.encode(tally)
+_SCRIPT = (
+    ONCE
+    + """
+local asked, newest, tallies = cjson.decode(ARGV[3]), tonumber(ARGV[4]), {}
+local function as_long(a, b) return type(a) == 'table' and #a == #b end
+for i, row in ipairs(asked) do
+  local fresh, stored = row.fresh, redis.pcall('GET', KEYS[i + 1])
+  local read, tally = true, fresh
+  if stored then read, tally = pcall(cjson.decode, stored) end
+  tallies[i] = read and type(tally) == 'table' and type(tally.period) == 'number' and as_long(tally.now, fresh.now)
+    and as_long(tally.usual, fresh.usual) and as_long(tally.recent, fresh.recent) and tally
 end
+once(function()
+  for i, tally in ipairs(tallies) do
+    local added = asked[i].added
+    if tally and added ~= cjson.null then
+      if added.period > tally.period then
+        for j, new in ipairs(tally.now) do
+          local old = tally.usual[j]
+          tally.usual[j] = new < 0 and old or old < 0 and new or old + newest * (new - old)
+          tally.now[j] = 0
+        end
+        tally.period = added.period
+      end
+      for j, more in ipairs(added.now) do
+        if more ~= 0 then tally.now[j] = math.max(tally.now[j], 0) + more end
+      end
+      for j, more in ipairs(added.recent) do tally.recent[j] = tally.recent[j] * added.fade + more end
+      redis.call('SET', KEYS[i + 1], cjson.encode(tally), 'EX', ARGV[5])
+    end
+  end
+end)
+local answers = {}
+for i, tally in ipairs(tallies) do answers[i] = tally and cjson.encode(tally) end
 return answers
 """
-"""`folded` in Redis, for each key; a missing tally starts from the one that the caller brings."""
+)
+"""`folded` in Redis, for each key; a missing tally starts from the one that the caller brings, and what is no such tally is left alone."""
 
 
 class Tallies(Protocol):
@@ -128,11 +147,14 @@ class MemoryTallies:
         self._tallies.clear()
 
 
+Row = tuple[Added | None, Tally]
+"""Under a key: what is added, if anything, and the tally to start from where there is none."""
+
+
 class RedisTallies:
     """Shared by processes. A read costs no round trip but a key's first: each addition brings back what the others added until then.
 
-    What is added while Redis is gone (see `redis_link.py`) is kept, merged, and goes with the next addition. One whose answer was lost may
-    be counted twice: a budget then ends a little early, never late.
+    What is added while Redis is gone (see `redis_link.py`) is kept, and goes before the next addition.
     """
 
     def __init__(
@@ -142,7 +164,7 @@ class RedisTallies:
         self._script = self._link.redis.register_script(_SCRIPT)
         self._prefix = prefix
         self._shared: dict[str, Tally] = {}
-        self._unsent: dict[str, Added] = {}
+        self._lots: Lots[Row] = Lots(self._fold, _together)
 
     @property
     def down(self) -> bool:
@@ -150,44 +172,61 @@ class RedisTallies:
         return self._link.down
 
     async def read(self, fresh: Mapping[str, Tally]) -> Mapping[str, Tally]:
-        """As the last addition of this process found them, with what could not be sent since."""
+        """As the last addition of this process found them, with what is not known to have arrived since."""
         if unknown := {key: (None, tally) for key, tally in fresh.items() if key not in self._shared}:
-            await self._fold(unknown)
+            await self._hand_in(unknown)
         return {key: self._seen(key, tally) for key, tally in fresh.items()}
 
     async def add(self, rows: Mapping[str, tuple[Added, Tally]]) -> None:
         """In one round trip; kept for later while Redis is gone."""
-        due = {key: self._with_unsent(key, added) for key, (added, _) in rows.items()}
-        if not await self._fold({key: (added, self._shared.get(key, rows[key][1])) for key, added in due.items()}):
-            self._unsent |= {key: self._with_unsent(key, added) for key, added in due.items()}
+        await self._hand_in(rows)
 
     async def aclose(self) -> None:
         """Send what waits, if Redis is there after all, and close the connections."""
-        waiting, self._unsent = {key: (added, self._shared[key]) for key, added in self._unsent.items() if key in self._shared}, {}
-        if waiting:
+        if self._lots.kept:
             self._link.try_again()
-            await self._fold(waiting)
+            try:
+                await self._lots.hand_in()
+            except RedisGone:
+                log.error("tallies in %s: the last additions were never told", self._link.where)
         await self._link.aclose()
 
-    def _with_unsent(self, key: str, added: Added) -> Added:
-        """The addition together with what waits under its key, which waits no longer: two callers do not send it twice."""
-        return self._unsent.pop(key).then(added) if key in self._unsent else added
+    async def _hand_in(self, rows: Mapping[str, Row]) -> None:
+        self._lots.add(rows)
+        if not self._link.left_alone:
+            with suppress(RedisGone):  # they are kept
+                await self._lots.hand_in()
 
     def _seen(self, key: str, fresh: Tally) -> Tally:
-        known = self._shared.get(key, fresh)
-        return folded(known, self._unsent[key]) if key in self._unsent else known
+        tally = self._shared.get(key, fresh)
+        for added, _ in (lot[key] for lot in self._lots.kept if key in lot):
+            tally = folded(tally, added) if added else tally
+        return tally
 
-    async def _fold(self, rows: Mapping[str, tuple[Added | None, Tally]]) -> bool:
-        """Fold each addition (None: only look) into its tally, or into the one given, and remember what came out. False without Redis."""
-        asked = [{"added": added and asdict(added), "fresh": asdict(fresh)} for added, fresh in rows.values()]
-        keys, args = [self._prefix + key for key in rows], (json.dumps(asked), NEWEST, FORGOTTEN_S)
-        try:
-            said = await self._link.ask(lambda: self._script(keys=keys, args=args))
-        except RedisGone:
-            return False
-        for key, tally in zip(rows, map(_tally, said), strict=True):
-            self._shared[key] = max(self._shared.get(key, tally), tally, key=_progress)  # answers may overtake each other
-        return True
+    async def _fold(self, rows: Mapping[str, Row], number: int) -> None:
+        """Fold each addition into its tally, or into what is known of it, and remember what came out. Raises RedisGone."""
+        asked = [{"added": added and asdict(added), "fresh": asdict(self._shared.get(key, fresh))} for key, (added, fresh) in rows.items()]
+        keys = [f"{self._prefix}told:{self._lots.id}", *(self._prefix + key for key in rows)]
+        arguments = (number, REMEMBERED_S, json.dumps(asked), NEWEST, FORGOTTEN_S)
+        said = await self._link.ask(lambda: self._script(keys=keys, args=arguments))
+        for (key, (added, fresh)), stored in zip(rows.items(), said, strict=True):
+            if stored is None:
+                self._alone(key, added, fresh)
+            else:
+                tally = _tally(stored)
+                self._shared[key] = max(self._shared.get(key, tally), tally, key=_progress)  # one that fell back knows less
+
+    def _alone(self, key: str, added: Added | None, fresh: Tally) -> None:
+        """What lies in Redis under the key is none of ours."""
+        if key not in self._shared:
+            log.warning("tallies in %s: no tally lies under '%s%s', so it is counted here alone", self._link.where, self._prefix, key)
+        known = self._shared.get(key, fresh)
+        self._shared[key] = folded(known, added) if added else known
+
+
+def _together(earlier: Row, later: Row) -> Row:
+    before, added = earlier[0], later[0]
+    return before.then(added) if before and added else before or added, later[1]
 
 
 def _tally(stored: bytes) -> Tally:

@@ -174,13 +174,13 @@ class Lessons:
             await self.sync()
 
     async def sync(self) -> None:
-        """Hand in what was counted here, take what was counted everywhere, and estimate anew. Keeps what it has where that fails."""
+        """Hand in what was counted here, take what was counted everywhere, and estimate anew. Where that fails, what is known stands."""
         more, self._unsent = self._unsent, {}
         stale = {str(cell) for cell in self._counts if self._epoch - cell.epoch >= AGES}
         try:
             rows = await self._sums.exchange({str(cell): row for cell, row in more.items()}, stale)
-        except SumsError as error:
-            self._unsent = added(more, self._unsent)
+        except SumsError as error:  # what was handed in is kept there
+            self._counts = added(self._counts, more)
             if not self.trouble:
                 log.warning("feedback is kept here only: %s", error)
             self.trouble = str(error)
