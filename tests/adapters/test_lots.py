@@ -297,6 +297,8 @@ async def _played(url: str, played: list[tuple[int, Any]], alone: bool) -> float
             elif alone and (await seen(processes[0]))[0] == total:
                 with redis_client.Redis.from_url(url) as client:
                     client.flushall()
+                await processes[0].add(usd(amount))
+                total += amount
         wire.fate = "whole"
         for process in processes:
             await process.aclose()
