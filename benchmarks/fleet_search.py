@@ -74,6 +74,7 @@ async def _one(world: Parts, plan: Plan, prompt: str) -> tuple[float, float]:
     """(1 if right, US dollars) of a plan run whole."""
     run, request = Run(world.backends, world.verifiers, scope=str(plan)), ChatRequest(({"role": "user", "content": prompt},))
     chosen = await STRATEGIES[plan.kind](plan, request, run)
+    assert chosen is not None, "nothing was drawn before"
     (truth,) = await world.verifiers["exact"].score(request, [chosen.choice], Call(Price()))
     return truth.score or 0.0, run.spent_usd
 

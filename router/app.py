@@ -32,7 +32,7 @@ from router.openapi import operation
 from router.options import ServerOptions
 from router.pipeline_types import Ask, Outcome, Pipeline, new_decision_id
 from router.purse import NO_PURSE
-from router.streaming import ClientGone, EventStream, LiveAnswer, unless_gone
+from router.streaming import ClientGone, EventStream, LiveAnswer, unbroken, unless_gone
 
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -82,14 +82,14 @@ def guarded(handler: Handler) -> Handler:
 
     async def behind_the_door(request: Request) -> Response:
         state = request.state
-        state.purse, state.headers = NO_PURSE, plain_headers(request.scope)
+        state.purse, state.headers, state.decision_id = NO_PURSE, plain_headers(request.scope), ""
         try:
             state.purse = request.app.state.door.enter(request.scope["path"], state.headers)
             response = await handler(request)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=499)  # Nobody reads it; proxies' logs know the number.
         except Exception as error:
-            found = refusal(error, request.app.state.pipeline)
+            found = refusal(error, request.app.state.pipeline, state.decision_id)
             response = error_response(found, await api_of(request.scope["path"]))
         if rates := render.rate_headers(state.purse):
             response.headers.update(rates)
@@ -266,7 +266,9 @@ class Service:
 
     async def _incoming(self, request: Request, api: Api) -> wire.Incoming:
         body, state = await self._json_body(request), request.state
-        return api.parse(body, state.headers, max_messages=self._server.max_messages, purse=state.purse)
+        incoming = api.parse(body, state.headers, max_messages=self._server.max_messages, purse=state.purse)
+        state.decision_id = incoming.ask.id
+        return incoming
 
     async def _json_body(self, request: Request) -> bytes:
         if "json" not in request.state.headers.get("content-type", ""):
@@ -289,7 +291,7 @@ class Service:
 
     async def _unless_gone(self, request: Request, ask: Ask, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return await unless_gone(request.receive, work)
+            return await unless_gone(request.receive, unbroken(work))
         except ClientGone:
             logs.abandoned(ask)
             raise
@@ -305,11 +307,10 @@ class Service:
         chunks = render.Chunks(ask, int(time.time()), include_usage=incoming.include_usage)
         headers = render.first_headers(ask) if outcome is None else render.headers(ask, outcome)
         events = api.events(incoming, live.batches(chunks, self._server.keep_alive_s))
-        return EventStream(live, events, headers, api, to_error=self._to_error, on_end=lambda outcome: self._log(ask, outcome))
-
-    def _to_error(self, error: Exception) -> RouterError:
-        """Of a stream that had begun."""
-        return refusal(error, self._pipeline)
+        return EventStream(
+            live, events, headers, api,
+            to_error=lambda error: refusal(error, self._pipeline, ask.id), on_end=lambda outcome: self._log(ask, outcome),
+        )  # fmt: skip
 
     def _log(self, ask: Ask, outcome: Outcome | None) -> None:
         if outcome is None:
@@ -321,22 +322,23 @@ class Service:
 # --- errors -------------------------------------------------------------------------------------------------------------
 
 
-def refusal(error: Exception, pipeline: Pipeline) -> RouterError:
+def refusal(error: Exception, pipeline: Pipeline, decision_id: str) -> RouterError:
     """What the caller is told, counted; one of the server's side has a line in the log."""
-    found = to_error(error)
+    found = to_error(error, decision_id)
     pipeline.refused(found)
     if found.status >= 500:
-        logs.refused(found.status, found.code)
+        logs.refused(found.status, found.code, decision_id)
     return found
 
 
-def to_error(error: Exception) -> RouterError:
-    """What the caller is told. A failure of our own is logged here, and shows nothing but the id that it is logged under."""
+def to_error(error: Exception, decision_id: str) -> RouterError:
+    """What the caller is told. A failure of our own is logged here, and shows nothing but the id that it is logged under: the decision's,
+    where it came to one."""
     if isinstance(error, RouterError):
         return error
     if isinstance(error, BackendError):
         return from_backend(error)
-    id = new_decision_id().replace("dec_", "err_")
+    id = decision_id or new_decision_id().replace("dec_", "err_")
     logs.failed(id, error)
     return RouterError(f"internal error {id}; the server's log says more", code="internal_error")
 

@@ -71,11 +71,12 @@ def abandoned(ask: Ask) -> None:
     log.info("%s abandoned by its client", ask.id, extra={"outlay": {"decision_id": ask.id}})
 
 
-def refused(status: int, code: str | None) -> None:
+def refused(status: int, code: str | None, decision_id: str) -> None:
     """An error of the server's side went out instead of an answer. Its message is the caller's: a provider may quote a prompt in it."""
-    log.warning("answered %d %s", status, code, extra={"outlay": {"status": status, "code": code}})
+    fields = {"decision_id": decision_id, "status": status, "code": code}
+    log.warning("%sanswered %d %s", f"{decision_id} " if decision_id else "", status, code, extra={"outlay": fields})
 
 
 def failed(id: str, error: Exception) -> None:
-    """A failure of our own, with its trace. The caller gets the id and nothing else."""
-    log.error("%s failed", id, exc_info=error, extra={"outlay": {"error_id": id}})
+    """A failure of our own, with its trace. The caller gets the id and nothing else: a decision's, or one made up for the error."""
+    log.error("%s failed", id, exc_info=error, extra={"outlay": {"decision_id" if id.startswith("dec_") else "error_id": id}})

@@ -49,6 +49,19 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         watch.cancel()
 
 
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, as the last that this task does. That it was cancelled and nobody cancelled the task is a fault like any other:
+    to pass it on as a cancellation would end the request without a word."""
+    here = asyncio.current_task()
+    assert here is not None, "work is awaited in a task"
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        if here.cancelling():
+            raise
+        raise RuntimeError("the work was cancelled, and nobody asked for it") from error
+
+
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
@@ -72,7 +85,7 @@ class LiveAnswer:
         self._some_news = asyncio.Event()
         self._sent: dict[int, str] = {}
         self._live: set[int] = set()
-        self._task = asyncio.ensure_future(pipeline.answer(ask, self._sink))
+        self._task = asyncio.ensure_future(unbroken(pipeline.answer(ask, self._sink)))
         self._task.add_done_callback(lambda _: self._tell(None))
 
     async def _sink(self, delta: Delta) -> None:

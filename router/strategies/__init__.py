@@ -17,8 +17,9 @@ from router.strategies.revise import revise
 from router.strategies.single import single
 from router.strategies.tree_search import tree_search
 
-Strategy = Callable[[Any, ChatRequest, Run], Awaitable[Candidate]]
-"""(plan of the strategy's own kind, request, run) -> the chosen answer. Raises OutOfBudget or BackendError if there is none."""
+Strategy = Callable[[Any, ChatRequest, Run], Awaitable[Candidate | None]]
+"""(plan of the strategy's own kind, request, run) -> the chosen answer; None where the policy wanted none any more. Raises OutOfBudget or
+BackendError where none was to be had."""
 
 STRATEGIES: dict[str, Strategy] = {
     "single": single,

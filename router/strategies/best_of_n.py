@@ -24,8 +24,9 @@ from router.run import Run
 from router.strategies.answers import buy, more, top, warm, whole
 
 
-async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
-    """The chosen one of up to `spec.n` samples; with its share of the vote, where one was held."""
+async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate | None:
+    """The chosen one of up to `spec.n` samples; with its share of the vote, where one was held. None where the policy, which goes on with
+    samples drawn before, thinks better of it before the first new one: time has passed since it decided."""
     drawn = list(run.earlier)
     asked = len(drawn)
     while len(drawn) < spec.n and not _settled(spec, drawn):
@@ -36,7 +37,7 @@ async def best_of_n(spec: BestOfN, request: ChatRequest, run: Run) -> Candidate:
         if not fresh:
             break
         drawn, asked = drawn + fresh, asked + n
-    return choose(spec, drawn)
+    return choose(spec, drawn) if drawn else None
 
 
 def tally(spec: BestOfN, drawn: Sequence[Candidate]) -> Tally:
