@@ -280,6 +280,10 @@ answers come to on the mean; the provider bills what it had made. That is the un
 Both count tokens by the same rule, so nothing else is in it. Errors in both directions cancel, so that what is left of many calls is far
 less than their worst cases together: chance explains what a sum of so many stays below but once in a million.
 
+What a request adds to the budget over time is on its way to Redis when that falls or hangs, time and again, and nobody knows whether it has
+arrived. It is sent again under its number and counts once, so that this count is held to the nano-dollar as well
+([decisions](../decisions.md)).
+
 Before the first request the process holds PyTorch, LiteLLM and a reward model. What it keeps of requests is bounded, each part by number
 and by bytes ([memory](../operate.md#memory)), and all but one part is full when growth is judged: answers that can still be judged are
 remembered up to 100,000, 0.4 KB for each.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
+import string
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from benchmarks.soak.__main__ import judged, play, told
+from benchmarks.harness import ROOT
+from benchmarks.soak.__main__ import PAGE, judged, play, told
 from benchmarks.soak.answers import Wrong, read
 from benchmarks.soak.clients import Clients
 from benchmarks.soak.money import Group, ledger_is_log, providers_are_log
@@ -56,6 +59,16 @@ async def test_what_a_killed_gateway_held_is_free_again_after_its_lease(tmp_path
         receipt = (await stage.receipts())["last"]
         assert 0 < used_usd(receipt) <= ONE_CALL_USD
         assert not any(receipt.held)
+
+
+def test_the_page_is_as_its_generator_writes_it() -> None:
+    """All prose is the generator's, so that nothing written by hand is lost when the page is made anew."""
+    line, lines = r"[^\n]*", r"(?:[|-][^\n]*\n?)+"
+    kinds = dict.fromkeys(("laws", "kinds", "chaos", "apart"), lines)
+    wanted = "".join(
+        re.escape(text) + (kinds.get(name, line) if name else "") for text, name, *_ in string.Formatter().parse(PAGE.rstrip())
+    )
+    assert re.fullmatch(wanted, (ROOT / "docs/benchmarks/soak.md").read_text().rstrip())
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class ScriptedPipeline:
 
     candidates: tuple[Candidate, ...] = ()
     deltas: Sequence[Delta] = ()
-    error: Exception | None = None
+    error: BaseException | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     wait: asyncio.Event | None = None
     """Nothing happens after the deltas before this is set."""

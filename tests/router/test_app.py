@@ -327,13 +327,33 @@ async def test_every_failure_has_openais_shape(error: Exception, status: int, co
     assert response.headers.get("retry-after") == ("3" if status == 503 else None)
 
 
-async def test_our_own_fault_is_logged_under_the_id_that_the_client_got(caplog: pytest.LogCaptureFixture) -> None:
-    """The caller cannot see what broke, but can say which line of the log tells."""
-    response = await ask(ScriptedPipeline(error=KeyError("inner")))
-    id = response.json()["error"]["message"].split()[2].rstrip(";")
-    assert id.startswith("err_")
+@pytest.mark.parametrize(("deltas", "stream"), [((), False), ((), True), ((Delta("10-"),), True)])
+@pytest.mark.parametrize("error", [KeyError("inner"), asyncio.CancelledError("inner"), ExceptionGroup("inner", [KeyError("inner")])])
+async def test_our_own_fault_is_logged_under_the_decisions_id_that_the_client_got(
+    error: BaseException, deltas: tuple[Delta, ...], stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller cannot see what broke, but can say which line of the log tells; so also where a stream had begun, and where what came was
+    a cancellation that nobody asked for."""
+    pipeline = ScriptedPipeline(error=error, deltas=deltas)
+    response = await ask(pipeline, stream=stream)
+    id = pipeline.asks[0].id
+    assert f"internal error {id}; the server's log says more" in response.text
     assert f"{id} failed" in caplog.text
-    assert "KeyError: 'inner'" in caplog.text
+    assert f"{id} answered 500 internal_error" in caplog.text
+    assert f"{type(error).__name__}: " in caplog.text
+    assert "inner" in caplog.text
+
+
+async def test_our_own_fault_before_there_is_a_decision_has_an_id_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """What breaks at an endpoint that decides nothing is found as well."""
+    pipeline = ScriptedPipeline()
+    pipeline.models = None  # type: ignore[assignment,method-assign]
+    async with client(pipeline) as http:
+        response = await http.get("/v1/models")
+    id = response.json()["error"]["message"].split()[2].rstrip(";")
+    assert (response.status_code, id[:4]) == (500, "err_")
+    assert f"{id} failed" in caplog.text
+    assert "TypeError" in caplog.text
 
 
 async def test_a_bad_body_never_reaches_the_pipeline() -> None:
