@@ -81,6 +81,7 @@ for i, row in ipairs(asked) do
     and as_long(tally.usual, fresh.usual) and as_long(tally.recent, fresh.recent) and tally
 end
 once(function()
+  local written = {}
   for i, tally in ipairs(tallies) do
     local added = asked[i].added
     if tally and added ~= cjson.null then
@@ -96,9 +97,10 @@ once(function()
         if more ~= 0 then tally.now[j] = math.max(tally.now[j], 0) + more end
       end
       for j, more in ipairs(added.recent) do tally.recent[j] = tally.recent[j] * added.fade + more end
-      redis.call('SET', KEYS[i + 1], cjson.encode(tally), 'EX', ARGV[5])
+      written[i] = cjson.encode(tally)
     end
   end
+  for i, text in pairs(written) do redis.call('SET', KEYS[i + 1], text, 'EX', ARGV[5]) end -- all or, where one cannot be said, none
 end)
 local answers = {}
 for i, tally in ipairs(tallies) do answers[i] = tally and cjson.encode(tally) end

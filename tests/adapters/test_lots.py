@@ -261,6 +261,17 @@ async def test_a_key_that_is_not_ours_does_not_stand_in_the_way_of_others(
     await one.aclose()
 
 
+async def test_a_lot_of_which_a_part_cannot_be_counted_counts_in_no_part(redis_url: str) -> None:
+    """A sum that is no number stops the script: what stands beside it in the lot is not counted each time that it is sent again."""
+    one = RedisTallies(redis_url, timeout_s=5, retry_s=0.0)
+    await one.add(usd(1.0))
+    for _ in range(3):
+        await one.add(usd(0.25) | usd(float("nan"), key="b"))
+    assert in_redis(redis_url)["now"] == [1.0, 1.0]
+    assert await seen(one) == (1.75, 4.0)
+    await one.aclose()
+
+
 # --- anything may be lost at any time -------------------------------------------------------------------------------------------
 
 amounts = st.integers(1, 1000).map(lambda eighths: eighths / 8)
