@@ -41,9 +41,9 @@ PINS = {
 
 def located(name: str, revision: str | None = None) -> Path:
     """The folder of a model, fetched from the hub if need be. Raises EncoderError."""
-    for base in (Path.cwd(), _BESIDE):
-        if (base / name / "config.json").is_file():
-            return base / name
+    for folder in _folders(name):
+        if (folder / "config.json").is_file():
+            return folder
     pin = PINS.get(name)
     if pin is None or revision is not None:
         return _from_hub(name, revision, "")
@@ -63,6 +63,11 @@ def digest(name: str, folder: Path) -> str:
     return total.hexdigest()
 
 
+def _folders(name: str) -> list[Path]:
+    """Where its files may lie, each place once: Outlay may be started where it is installed."""
+    return list(dict.fromkeys(base / name for base in (Path.cwd(), _BESIDE)))
+
+
 def _packaged(package: str) -> Path | None:
     spec = find_spec(package)
     folders = [Path(place) / "model" for place in (spec.submodule_search_locations or ())] if spec else []
@@ -76,9 +81,8 @@ def _from_hub(name: str, revision: str | None, instead: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
     except Exception as error:  # the hub client raises a dozen kinds; for us all mean: not there
         said = str(error).partition("\n")[0]
-        raise EncoderError(
-            f"encoder '{name}': no model in ./{name}, none in {_BESIDE / name}, and the hub says: {said}{instead}"
-        ) from error
+        nowhere = ", none in ".join(map(str, _folders(name)))
+        raise EncoderError(f"encoder '{name}': no model in {nowhere}, and the hub says: {said}{instead}") from error
 
 
 def _check(file: Path, pin: Pin) -> None:

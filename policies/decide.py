@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from difficulty.belief import Belief
 from policies.explore import explored
-from policies.facts import Decision, Facts, ForcedBy, Market, NothingToRun
+from policies.facts import Cause, Decision, Facts, ForcedBy, Market, NothingToRun
 from policies.forecast import left
 from policies.limits import broken, unfit
 from policies.one_answer import OneAnswer, only_unscored
@@ -18,10 +18,10 @@ from policies.plans import Plan
 from policies.policy import Optimiser, Policy
 from policies.rules import RuleBook
 
-WHY_FORCED: dict[ForcedBy, str] = {
-    "forced": "the request names the plan",
-    "fallback": "no estimate can be trusted; the configuration says what then",
-    "session": "the conversation stays with the backend that it is with",
+WHY_FORCED: dict[ForcedBy, tuple[Cause, str]] = {
+    "request": ("forced", "the request names the plan"),
+    "fallback": ("fallback", "no estimate can be trusted; the configuration says what then"),
+    "session": ("session", "the conversation stays with the backend that it is with"),
 }
 
 
@@ -59,4 +59,4 @@ def _forced(facts: Facts, plan: Plan) -> Decision:
         return Decision(None, "stop", "the plan was run")
     if reason := unfit(plan, facts):
         raise NothingToRun(f"{plan.key}: {reason}")
-    return Decision(plan, facts.forced_by, WHY_FORCED[facts.forced_by])
+    return Decision(plan, *WHY_FORCED[facts.forced_by])

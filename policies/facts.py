@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 from difficulty.curves import Curves
 from policies.plans import Plan
 
-ForcedBy = Literal["forced", "session", "fallback"]
-"""Who names the plan: the caller, a conversation that must stay with its backend, or the configuration where there is no estimate."""
+ForcedBy = Literal["request", "session", "fallback"]
+"""Who names the plan: the request, a conversation that must stay with its backend, or the configuration where there is no estimate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class Facts:
     """Backends that whoever asks may not spend on."""
     forced: Plan | None = None
     """The plan that is run whatever it is worth: the caller named it, or the estimate is missing and the configuration says what then."""
-    forced_by: ForcedBy = "forced"
+    forced_by: ForcedBy = "request"
     draw: float | None = None
     """Uniform in [0, 1), where the policy explores: chance comes in as data."""
 
@@ -123,9 +123,14 @@ class Considered:
     cost_q95_usd: float = 0.0
     latency_s: float = 0.0
     latency_q95_s: float = 0.0
+    """0 where its speed was never measured."""
     utility_usd: float = 0.0
     refused: str = ""
     """Why it may not be run; empty if it may."""
+    then_usd: float = 0.0
+    """Of `cost_usd`, which is expected: what may be bought after it. The 95th percentiles are of the plan alone."""
+    then_s: float = 0.0
+    """The same of `latency_s`."""
 
 
 @dataclass(frozen=True, slots=True)

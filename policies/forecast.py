@@ -188,7 +188,9 @@ def _spent(
         spared = size.input_tokens * (n - (verifier not in size.read))
         score_usd[0] = market.cost_usd(verifier, n * (size.input_tokens + mean), 0, spared)
     score_s = market.curves.latency_of(verifier).mean(0) if verifier else 0.0
-    worst_s = _worst_s(market, backend, mean, q95) + (_worst_s(market, verifier, 0, 0) if verifier else 0.0)
+    worst_s = _worst_s(market, backend, mean, q95)
+    if verifier and worst_s:  # a verifier that was never timed is taken to be as quick as usual
+        worst_s += _worst_s(market, verifier, 0, 0) or score_s
     return (
         market.cost_usd(backend, reads, n * mean, cached) + score_usd[0],
         market.cost_usd(backend, reads, n * q95) + score_usd[1],
@@ -234,7 +236,7 @@ def _at_once(members: Sequence[Member], market: Market, size: Size) -> Stage:
     usd, worst_usd = sum(row.cost_usd for row in rows), sum(row.worst_usd for row in rows)
     parts = tuple((member.backend, member.n) for member in members)
     n, seconds, worst_s = sum(row.draws for row in rows), max(row.latency_s for row in rows), max(row.worst_s for row in rows)
-    return Stage(n, "", PLAIN, usd, worst_usd, seconds, worst_s, parts)
+    return Stage(n, "", PLAIN, usd, worst_usd, seconds, worst_s if all(row.worst_s for row in rows) else 0.0, parts)
 
 
 def _worst_s(market: Market, name: str, mean_tokens: float, q95_tokens: float) -> float:

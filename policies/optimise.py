@@ -284,6 +284,8 @@ class Optimisation:
             latency_q95_s=seconds_q95,
             utility_usd=self._utility(prospect, then),
             refused=prospect.refused,
+            then_usd=then.cost_usd,
+            then_s=then.latency_s,
         )
 
     def _sequels(self, firsts: Sequence[Prospect]) -> list[Sequel]:
@@ -398,8 +400,9 @@ class Optimisation:
 
     def _why(self, chosen: Considered) -> str:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
+        then = ", with what may follow it" if chosen.then_usd or chosen.then_s else ""
         below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
-        return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{now}{below}"
+        return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{then}{now}{below}"
 
 
 def _is_held_back(plan: Plan) -> bool:

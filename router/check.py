@@ -1,4 +1,4 @@
-"""`outlay check`: is a configuration valid, do its policies decide as its tests say, and what can each plan cost at worst?
+"""`outlay check`: is a configuration valid, do its policies decide as its tests say, and what does each plan cost at the 95th percentile?
 
 The tests stand beside the configuration, `fleet_test.yaml` for `fleet.yaml`: an estimate, facts and answers in, the expected decision.
 They need no backend, no key and no Python.
@@ -38,7 +38,7 @@ from router.yaml_errors import read_yaml
 PAID = ("openai", "litellm")
 """Kinds of backends that somebody sends a bill for."""
 TYPICAL_INPUT_TOKENS = 200
-"""Length of the prompt in the table of worst cases."""
+"""Length of the prompt in the table of costs."""
 
 
 class Expected(Frozen):
@@ -86,7 +86,7 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     for variable in sorted(lacking):
         console.print(f"note: the environment variable {variable} is not set; `serve` will need it", markup=False)
-    console.print(_worst_cases(config, market))
+    console.print(_costs(config, market))
     for line in chain(_budgets(config, market), _tried(config), _unknown(config, built)):
         console.print(line, markup=False)
     tests = tests_beside(path)
@@ -147,9 +147,9 @@ def _filled(value: Any, lacking: set[str]) -> Any:
     return "unset"
 
 
-def _worst_cases(config: Config, market: Market) -> Table:
-    title = f"worst case (95 %) of a prompt of {TYPICAL_INPUT_TOKENS} tokens"
-    table = Table("policy", "plan", "at most $", "at most s", title=title, title_justify="left")
+def _costs(config: Config, market: Market) -> Table:
+    title = f"cost and time of a prompt of {TYPICAL_INPUT_TOKENS} tokens, at the 95th percentile if no plan ends early"
+    table = Table("policy", "plan", "$ (95 %)", "s (95 %)", title=title, title_justify="left")
     for name, policy in config.policies.items():
         for plan in policy.all_plans:
             cost, seconds = worst(stages(plan, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
@@ -159,15 +159,15 @@ def _worst_cases(config: Config, market: Market) -> Table:
 
 
 def _budgets(config: Config, market: Market) -> Iterator[str]:
-    """What each budget over time buys, and what is the most that can be spent."""
+    """What each budget over time buys, and what may be spent beyond it."""
     facts = Facts(input_tokens=TYPICAL_INPUT_TOKENS)
     for name, policy in config.policies.items():
         if (objective := objective_of(policy)) is None:
             continue
         costs = [worst(stages(plan, market, facts))[0] for plan in policy.all_plans]
         cheapest, most = min(costs), policy.limits.cost_usd or max(costs)
-        enough = f", enough for {objective.budget_usd / cheapest:,.0f} requests that all get the cheapest plan" if cheapest else ""
-        end = f"then at most ${cheapest:.6f} a request" if objective.when_spent == "cheapest" else "then nothing"
+        enough = f", enough for {objective.budget_usd / cheapest:,.0f} requests and more that all get the cheapest plan" if cheapest else ""
+        end = f"then ${cheapest:.6f} a request at the 95th percentile" if objective.when_spent == "cheapest" else "then nothing"
         yield (
             f"policies.{name}: ${objective.budget_usd:g} per {objective.per}{enough}; {end}. "
             f"What is under way when it ends may add ${most:.6g} each"

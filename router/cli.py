@@ -152,7 +152,7 @@ def models(config: ConfigOption = None) -> None:
 
 @cli.command(epilog="Example:  outlay check configs/fleet.yaml")
 def check(config: Annotated[Path | None, typer.Argument(help="YAML; unset: as for serve.", show_default=False)] = None) -> None:
-    """Validate a configuration, run its policy tests (*_test.yaml), and print the worst case of every plan."""
+    """Validate a configuration, run its policy tests (*_test.yaml), and print what every plan costs and takes at the 95th percentile."""
     from router.check import check as run
 
     raise typer.Exit(run(_path(config)))

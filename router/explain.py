@@ -10,8 +10,8 @@ from typing import Any
 
 from router.pipeline_types import Ask, Pipeline
 
-HEADS = ("right *", "cost $ *", "at most $", "seconds *", "at most", "utility $")
-NOTE = "* with what may be bought after it; `at most` is the plan alone, at the 95th\n  percentile"
+HEADS = ("right *", "cost $", "95 % $", "seconds", "95 % s", "utility $ *")
+NOTE = "* with what may be bought after it; dollars and seconds are of the plan alone,\n  as expected and at the 95th percentile"
 
 
 async def explain(pipeline: Pipeline, ask: Ask, width: float) -> str:
@@ -42,7 +42,8 @@ def _head(block: Mapping[str, Any]) -> Iterator[str]:
 
 def _plans(decision: Mapping[str, Any], width: float) -> Iterator[str]:
     """A line for each plan; two where one would not hold them all."""
-    rows = [("plan", HEADS, ""), *(_row(row, decision["plan"]) for row in decision["considered"])]
+    heads = HEADS if any(row.get("utility_usd") for row in decision["considered"]) else HEADS[:-1]  # rules weigh nothing
+    rows = [("plan", heads, ""), *(_row(row, decision["plan"], len(heads)) for row in decision["considered"])]
     columns = [max(map(len, column)) for column in zip(*(figures for _, figures, _ in rows), strict=True)]
     names = max(len(name) for name, _, _ in rows)
     figured = [
@@ -54,19 +55,16 @@ def _plans(decision: Mapping[str, Any], width: float) -> Iterator[str]:
     yield from (line.rstrip() for line in lines if line.strip())
 
 
-def _row(row: Mapping[str, Any], chosen: str | None) -> tuple[str, tuple[str, ...], str]:
+def _row(row: Mapping[str, Any], chosen: str | None, columns: int) -> tuple[str, tuple[str, ...], str]:
     """A plan's name, its figures, and what became of it."""
     mark = "<-" if row["plan"] == chosen else row.get("refused", "")
     if "quality" not in row:
-        return row["plan"], ("",) * len(HEADS), mark
-    return (
-        row["plan"],
-        (
-            f"{row['quality']:.3f}",
-            *(f"{row[k]:.7f}" for k in ("cost_usd", "cost_q95_usd")),
-            f"{row['latency_s']:.2f}",
-            f"{row['latency_q95_s']:.2f}" if row["latency_q95_s"] else "never timed",
-            f"{row['utility_usd']:.7f}",
-        ),
-        mark,
+        return row["plan"], ("",) * columns, mark
+    figures = (
+        f"{row['quality']:.3f}",
+        *(f"{row[k]:.7f}" for k in ("cost_usd", "cost_q95_usd")),
+        f"{row['latency_s']:.2f}",
+        f"{row['latency_q95_s']:.2f}" if row["latency_q95_s"] else "never timed",
+        f"{row['utility_usd']:.7f}",
     )
+    return row["plan"], figures[:columns], mark

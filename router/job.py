@@ -267,7 +267,7 @@ class Job:
         """The request as it stands now."""
         floors = (self.policy.limits.quality_floor, self.ask.purse.key.limits.quality_floor, self.ask.min_quality)
         forced: tuple[tuple[ForcedBy, Plan | None], ...]
-        forced = (("forced", self.ask.plan), ("session", self.kept), ("fallback", self.fallback))
+        forced = (("request", self.ask.plan), ("session", self.kept), ("fallback", self.fallback))
         by, plan = next((row for row in forced if row[1] is not None), forced[0])
         ran, begun = {key for a in self.actions for key in a.plan.covers}, self._begun
         ran |= {a.plan.key for a in self.recalled if a.exhausted}

@@ -25,7 +25,7 @@ from router.run import CallRecord
 
 BLOCK_VERSION = 1
 _FACTS, _CALL, _ATTEMPT = (tuple(field.name for field in fields(of)) for of in (Facts, CallRecord, Attempt))
-_NUMBERS = tuple(field.name for field in fields(Considered) if field.name not in ("plan", "refused"))
+_NUMBERS = tuple(field.name for field in fields(Considered) if field.name not in ("plan", "refused", "then_usd", "then_s"))
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 
 
@@ -145,9 +145,16 @@ def _decision(facts: Facts, belief: Belief, decision: Decision) -> dict[str, Any
 
 
 def _considered(row: Considered) -> dict[str, Any]:
+    """Dollars and seconds are the plan's alone, as their 95th percentiles are; `quality` and `utility_usd` hold what may follow it, too,
+    whose expected part is in `then`."""
     if row.refused and not row.cost_usd:
         return {"plan": row.plan.key, "refused": row.refused}
-    numbers = {name: round(getattr(row, name), 9) for name in _NUMBERS}
+    numbers: dict[str, Any] = {name: round(getattr(row, name), 9) for name in _NUMBERS}
+    if not row.latency_q95_s:
+        numbers["latency_q95_s"] = None
+    if row.then_usd or row.then_s:
+        numbers |= {"cost_usd": round(row.cost_usd - row.then_usd, 9), "latency_s": round(row.latency_s - row.then_s, 9)}
+        numbers["then"] = {"cost_usd": round(row.then_usd, 9), "latency_s": round(row.then_s, 9)}
     return {"plan": row.plan.key} | numbers | ({"refused": row.refused} if row.refused else {})
 
 
@@ -172,10 +179,13 @@ def _action(action: Action) -> dict[str, Any]:
 
 
 def facts_as_json(facts: Facts) -> dict[str, Any]:
-    """Plain data; infinite limits are left out."""
+    """Plain data; infinite limits are left out, and who forces a plan where none is forced."""
     values = {name: getattr(facts, name) for name in _FACTS}
     values |= {"done": sorted(facts.done), "down": sorted(facts.down), "barred": sorted(facts.barred), "read": sorted(facts.read)}
-    values |= {"forced": facts.forced.model_dump(mode="json") if facts.forced else None}
+    if facts.forced:
+        values["forced"] = facts.forced.model_dump(mode="json")
+    else:
+        del values["forced"], values["forced_by"]
     return {name: value for name, value in values.items() if value != float("inf")}
 
 
@@ -183,7 +193,8 @@ def facts_from_json(data: Mapping[str, Any]) -> Facts:
     """The facts that `facts_as_json` wrote; what is left out has its default."""
     forced = _plan.validate_python(data["forced"]) if data.get("forced") else None
     sets = {name: frozenset(data.get(name, ())) for name in ("done", "down", "barred", "read")}
-    return Facts(**{**data, **sets, "forced": forced})
+    by = data.get("forced_by", "request")
+    return Facts(**{**data, **sets, "forced": forced, "forced_by": "request" if by == "forced" else by})  # as it was once written
 
 
 class DecisionLog:

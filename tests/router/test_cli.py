@@ -12,10 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.asking import summary
 from router.cli import main
+from router.config import parse
+from router.serve import greeting
+from router.yaml_errors import parse_yaml
 
 SCRIPTED = """
 backends:
@@ -26,6 +31,7 @@ policies:
   balanced: {rules: [{otherwise: {single: {backend: small}}}], description: the small one}
   dear: {rules: [{otherwise: {single: {backend: large}}}]}
 """
+ONE_POLICY = "policies: {one: {rules: [{otherwise: {single: {backend: small}}}]}}"
 
 
 @pytest.fixture
@@ -173,6 +179,20 @@ def test_explain_shows_the_plans_without_generating(config: str, capsys: Capture
     assert "four steps" not in out
 
 
+def test_explain_shows_what_plans_are_worth_where_something_weighs_them(tmp_path: Path, config: str, capsys: Captured) -> None:
+    """Rules do not, so their plans have no utility, and no column of zeros."""
+    weighed = tmp_path / "weighed.yaml"
+    weighed.write_text("""
+    backends: {small: {kind: scripted, price: {output_usd_per_mtok: 1}}}
+    policies: {balanced: {objective: {value_of_correct_usd: 0.02}, plans: [{single: {backend: small}}]}}
+    """)
+    heads = []
+    for path in (config, str(weighed)):
+        assert outlay("explain", "why?", "-c", path) == 0
+        heads += [line for line in capsys.readouterr().out.splitlines() if line.startswith("plan ")]
+    assert ["utility" in head for head in heads] == [False, True]
+
+
 @pytest.mark.parametrize("columns", ["80", "200", None])
 def test_explain_never_cuts_the_name_of_a_plan(
     columns: str | None, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +268,28 @@ def test_a_gateway_serves_and_stops(gateway: tuple[subprocess.Popen[str], str], 
     assert "policy='balanced'" in rest
 
 
+def test_what_to_try_is_a_prompt_that_the_configuration_can_answer() -> None:
+    """A backend that reads puzzles only says which; any other is not sent a puzzle."""
+    reads = "reads: {pattern: 'is', example: \"What's 2 + 2?\"}"
+    for options, prompt in (("", "'What is the capital of Australia?'"), (reads, "'What'\"'\"'s 2 + 2?'")):
+        config = parse_yaml(f"{{backends: {{small: {{kind: local, model: fleet/small, {options}}}}}, {ONE_POLICY}}}", "x")
+        assert f"ask {prompt} --url http://127.0.0.1:80\n" in greeting(parse(config, "x"), "127.0.0.1", 80) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        ({}, False),
+        ({"cached": True, "cached_from": "dec_other"}, "cached, from dec_other"),
+        ({"cached": False, "continued_from": "dec_other"}, "goes on from dec_other"),
+    ],
+)
+def test_ask_says_where_an_answer_comes_from(block: dict[str, Any], says: str | bool) -> None:
+    """One out of the cache costs nothing, and that is why."""
+    line = summary({"plan": "single(small)", "cost_usd": 0.0, "latency_s": 0.01, "id": "dec_1", **block})
+    assert line.partition("dec_1")[2] == (f"  ·  {says}" if says else "")
+
+
 def test_what_is_tried_is_checked_and_listed(tmp_path: Path, capsys: Captured) -> None:
     """`check` says who gets which share, `models` lists a split; a wrong share is one line."""
     path, tried = tmp_path / "outlay.yaml", "splits: {main: {balanced: 0.9, dear: 0.1}}\nshadow_policies: {balanced: {dear: 0.5}}\n"
@@ -280,7 +322,7 @@ def test_check_needs_no_secret_to_say_what_a_plan_costs(tmp_path: Path, capsys: 
         for variable in variables:
             monkeypatch.setenv(variable, "sk-secret")
         assert outlay("check", str(path)) == 0
-        *notes, table = capsys.readouterr().out.partition("worst case")
+        *notes, table = capsys.readouterr().out.partition("cost and time")
         assert [name for name in ("KEY_A", "KEY_B", "KEY_C") if f"{name} is not set" in notes[0]] == [
             name for name in ("KEY_A", "KEY_B", "KEY_C") if name not in variables
         ]
@@ -309,6 +351,15 @@ def test_check_names_backends_of_which_something_is_not_known(tmp_path: Path, ca
     assert "cut at 1,024 tokens" in notes[1]
 
 
+def test_check_calls_its_figures_what_they_are(config: str, capsys: Captured) -> None:
+    """One request in twenty may cost more than the 95th percentile, so that is no worst case."""
+    assert outlay("check", config) == 0
+    out = capsys.readouterr().out
+    assert "at the 95th percentile" in out
+    assert "worst" not in out
+    assert "at most" not in out
+
+
 def test_check_says_what_of_a_configuration_cannot_be_built(tmp_path: Path, capsys: Captured) -> None:
     """What `serve` would stop at is no valid configuration."""
     path = tmp_path / "outlay.yaml"
@@ -329,7 +380,7 @@ def test_check_says_how_far_a_budget_reaches_and_what_can_be_spent_after_it(tmp_
         plans: [{{single: {{backend: small}}}}]
         limits: {{cost_usd: 0.1}}
     """
-    for end, says in (("cheapest", "then at most $0.001553 a request"), ("refuse", "then nothing")):
+    for end, says in (("cheapest", "then $0.001553 a request at the 95th percentile"), ("refuse", "then nothing")):
         (tmp_path / "b.yaml").write_text(text.format(end=end))
         assert outlay("check", str(tmp_path / "b.yaml")) == 0
         out = " ".join(capsys.readouterr().out.split())

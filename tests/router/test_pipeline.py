@@ -572,6 +572,33 @@ async def test_a_preview_decides_without_generating() -> None:
     assert not router.parts.backends["small"].requests  # type: ignore[attr-defined]
 
 
+async def test_what_a_plan_may_take_is_shown_beside_what_it_is_expected_to() -> None:
+    """Both of the plan alone, so that a 95th percentile is never under the mean; what may follow it stands apart. Unmeasured is not 0 s."""
+    row = {}
+    for curves in (CURVES, replace(CURVES, latency={})):
+        router = a_router()
+        parts = replace(router.parts, market=replace(router.parts.market, curves=curves))
+        block = await Router(parts).route(an_ask())
+        row[curves is CURVES] = considered = block["decisions"][0]["considered"]
+        for plan in considered:
+            assert plan["cost_usd"] <= plan["cost_q95_usd"]
+            assert plan["latency_s"] <= (plan["latency_q95_s"] or float("inf"))
+    assert [plan["latency_q95_s"] for plan in row[False]] == [None] * 4
+    revised = next(plan for plan in row[True] if plan["plan"].startswith("revise"))
+    assert revised["then"]["latency_s"] > 0
+    worth = 1e-3 * revised["quality"] - revised["cost_usd"] - revised["then"]["cost_usd"]
+    assert revised["utility_usd"] == pytest.approx(worth, abs=1e-8)
+
+
+async def test_the_facts_name_who_forces_a_plan_where_one_is_forced() -> None:
+    """The request, a session or a fallback; and they are read back, also as they were once written."""
+    free, forced = [await a_router().route(an_ask(plan=plan)) for plan in (None, Single(backend="large"))]
+    assert not free["decisions"][0]["facts"].keys() & {"forced", "forced_by"}
+    assert (facts := forced["decisions"][0]["facts"])["forced_by"] == "request"
+    assert facts_from_json(facts) == facts_from_json({**facts, "forced_by": "forced"})
+    assert facts_from_json(facts).forced == Single(backend="large")
+
+
 def test_the_digest_changes_with_policy_prices_and_curves() -> None:
     """Who logs it knows what decided."""
     base = a_router()
