@@ -237,7 +237,9 @@ def _load(folder: Path, mode: Mode, device: str) -> tuple[Any, Any]:
     """Tokenizer and model. Raises ValueError if the weights lack the head: transformers would make one up, at random."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+    from transformers.utils import logging as bars
 
+    bars.disable_progress_bar()
     kind = AutoModelForTokenClassification if mode == "process" else AutoModelForSequenceClassification
     dtype = torch.float32 if device == "cpu" else "auto"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -185,8 +185,10 @@ def _load(name: str, folder: Path, threads: int) -> _Loaded:
     """Load model and tokenizer. The number of torch's threads is one for the whole process."""
     import torch
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as bars
 
     torch.set_num_threads(threads)
+    bars.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         causal = any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in config.architectures or ())

@@ -76,7 +76,7 @@ def _path(config: Path | None) -> Path:
 
 
 def _quietly() -> None:
-    """No progress bars of model loading between a question and its answer; `serve` keeps them."""
+    """No progress bar of a download between a question and its answer."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -7,7 +7,11 @@ import json
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging as bars
 
+from adapters.local import LocalBackend, LocalOptions
+from adapters.reward_model import RewardModel, RewardModelOptions
+from difficulty.encoders import View, open_encoder
 from fleet.files import ROOT, load
 from fleet.reward import Calibration, scored_steps
 from fleet.rollouts import new_groups, roll_out
@@ -40,3 +44,14 @@ def test_the_reward_model_tells_right_from_wrong() -> None:
     chances = np.array([calibration(row)[-1] for row in logits])
     right = np.array([row[-1] for row in correct])
     assert chances[right].mean() > chances[~right].mean() + 0.3
+
+
+async def test_loading_a_model_draws_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """Backend, verifier and encoder: a log is no place for it."""
+    for part in (LocalBackend("small", LocalOptions(model="fleet/small")), RewardModel("reward", RewardModelOptions(model="fleet/reward"))):
+        bars.enable_progress_bar()
+        await part.load()
+        await part.aclose()
+    bars.enable_progress_bar()
+    open_encoder("fleet/small").encode(["Use 4 9 10 13 to make 24."], [View(1, "last")])
+    assert "Loading weights" not in capsys.readouterr().err
