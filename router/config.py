@@ -33,7 +33,7 @@ from router.options import (
     Share,
     TracingOptions,
 )
-from router.yaml_errors import explain, read_yaml
+from router.yaml_errors import explain, read_yaml, without_unknown
 
 PREFIX = "outlay/"
 DEFAULT_NAME = "balanced"
@@ -104,11 +104,43 @@ def parse(raw: dict[str, Any], where: str) -> Config:
     """The configuration of a mapping; `where` it stands, for messages. Raises ConfigError."""
     try:
         config = Config.model_validate(raw)
+        wrong = list(check_references(config))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {line}" for line in explain(error, raw, Config))) from None
-    if wrong := list(check_references(config)):
-        raise ConfigError("\n".join(f"{where}: {line}" for line in wrong))
+        wrong = [*explain(error, raw, Config), *_beyond(error, raw)]
+    if wrong:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in dict.fromkeys(wrong)))
     return config
+
+
+def _beyond(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the file beside what could not be read of it: what shows without its unknown keys, and names that lead nowhere."""
+    known = without_unknown(error, raw)
+    try:
+        yield from check_references(Config.model_validate(known))
+    except ValidationError as rest:
+        yield from explain(rest, known, Config)
+        there = {"backend": known.get("backends"), "verifier": known.get("verifiers", {})}
+        have = {kind: found for kind, found in there.items() if isinstance(found, dict)}
+        for section in ("policies", "verifiers"):
+            yield from _named(section, known.get(section), have, set())
+
+
+def _named(place: str, here: Any, have: Mapping[str, Mapping[str, object]], seen: set[int]) -> Iterator[str]:
+    """Backends and verifiers that are named in a part of a file, however it is to be read, and are not there. What YAML's aliases
+    repeat is looked at once."""
+    if id(here) in seen:
+        return
+    if isinstance(here, list):
+        seen.add(id(here))
+        for i, each in enumerate(here):
+            yield from _named(f"{place}[{i}]", each, have, seen)
+    elif isinstance(here, dict):
+        seen.add(id(here))
+        for key, value in here.items():
+            if key in have and isinstance(value, str):
+                yield from _missing(f"{place}.{key}", key, value, have[key])
+            elif key != "tags":
+                yield from _named(f"{place}.{key}", value, have, seen)
 
 
 # --- names that must lead somewhere -------------------------------------------------------------------------------------

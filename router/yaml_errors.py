@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,19 @@ def explain(error: ValidationError, raw: dict[str, Any], model: type[BaseModel])
         steps = _steps(detail["loc"], raw)
         message = _unknown(detail["loc"], steps, model) if detail["type"] == "extra_forbidden" else _message(detail)
         yield f"{_path(steps)}: {message}" if steps else message
+
+
+def without_unknown(error: ValidationError, raw: dict[str, Any]) -> dict[str, Any]:
+    """The same without the keys that the error calls unknown."""
+    known = deepcopy(raw)
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "extra_forbidden":
+            *above, key = _steps(detail["loc"], raw)
+            here: Any = known
+            for step in above:
+                here = here[step] if isinstance(here, list) else here.get(step, {})  # YAML's aliases: what was taken out here is so there
+            here.pop(key, None)
+    return known
 
 
 def _within(inner: Sequence[int | str], outer: Sequence[int | str]) -> bool:

@@ -206,6 +206,7 @@ def test_a_name_that_leads_nowhere(write: Any, changes: dict[str, Any], line: st
 
 
 RULES = [{"otherwise": {"single": {"backend": "small"}}}]
+REWARD = {"kind": "reward_model", "model": "fleet/reward"}
 SEARCH = {"tree_search": {"backend": "small", "verifier": "v", "n": 4}}
 
 
@@ -217,7 +218,10 @@ SEARCH = {"tree_search": {"backend": "small", "verifier": "v", "n": 4}}
         (minimal(server={"policies": {}}), "server.policies: no such key; 'policies' belongs at the top"),
         (minimal(probe={"prompts": True}), "probe.prompts: no such key; 'prompts' belongs in log or tracing"),
         (minimal(cost_usd=1), "cost_usd: no such key; 'cost_usd' belongs in policies.NAME.limits"),
-        (minimal(**policy(SEARCH)), "policies.fast.plans[0].tree_search.n: no such key; 'n' is for kind best_of_n"),
+        (
+            minimal(verifiers={"v": REWARD}, **policy(SEARCH)),
+            "policies.fast.plans[0].tree_search.n: no such key; 'n' is for kind best_of_n",
+        ),
         (
             minimal(policies={"r": {"rules": [{"otherwise": {"single": {"backend": "small", "n": 3}}}]}}),
             "policies.r.rules[0].otherwise.single.n: no such key; 'n' is for kind best_of_n",
@@ -253,6 +257,41 @@ def test_all_mistakes_are_reported_together(write: Any) -> None:
     plans = policy({"single": {"backend": "a"}}, {"single": {"backend": "b", "verifier": "c"}})
     assert len(problems(write(minimal(default="d", **plans)))) == 4
     assert len(problems(write(minimal(a=1, b=2, server={"port": "x"})))) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "places"),
+    [
+        (minimal(sever={}, **policy({"single": {"backend": "smal"}})), ["sever", "policies.fast.plans[0]"]),
+        (
+            minimal(
+                policies={"r": {"untill": 0.9, "rules": [{"when": {"input_tokens": {"max": 9}}, "then": {"single": {"backend": "small"}}}]}}
+            ),
+            ["policies.r.untill", "policies.r.rules"],
+        ),
+        (
+            minimal(server={"port": "x"}, **policy({"single": {"backend": "small", "verifer": "v"}}, {"single": {"backend": "larg"}})),
+            ["server.port", "policies.fast.plans[0].single.verifer", "policies.fast.plans[1].single.backend"],
+        ),
+        (
+            minimal(server={"port": "x"}, **policy({"single": {"backend": "small", "verifier": "v"}})),
+            ["server.port", "policies.fast.plans[0].single.verifier"],
+        ),
+    ],
+)
+def test_a_typo_hides_no_other_mistake(write: Any, content: Any, places: list[str]) -> None:
+    """What an unknown key stands beside is checked as if it were not there, and names are looked up also where something cannot be read."""
+    assert sorted(line.split(": ")[0] for line in problems(write(content))) == sorted(places)
+
+
+def test_aliases_are_taken_as_they_are(write: Any) -> None:
+    """A mapping that stands in several places may be wrong in each; and what is a billion times in a file is looked at once."""
+    many = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
+    shared = "objective: &o {value_of_correct_usd: 1, x: 1}, plans: [{single: {backend: s}}], description: *l29"
+    policies = f"policies: {{a: {{{shared}}}, b: {{objective: *o, plans: [{{single: {{backend: s}}}}]}}}}"
+    found = problems(write("\n".join(["l0: &l0 [{single: {backend: z}}]", *many, "backends: {s: {kind: scripted}}", policies])))
+    assert {line.split(": ")[0] for line in found} >= {"policies.a.objective.x", "policies.b.objective.x"}
+    assert sum("no backend 'z'" in line for line in found) == 1
 
 
 def test_a_tree_search_needs_a_verifier_of_prefixes(write: Any) -> None:
