@@ -21,17 +21,28 @@ from __future__ import annotations
 class AdapterError(Exception):
     """Base of all errors of this folder."""
 
+    @property
+    def brief(self) -> str:
+        """Its kind, and what is known of the cause but the words of others, which may quote a prompt: for logs."""
+        return type(self).__name__
+
 
 class BackendError(AdapterError):
-    """A backend did not give an answer."""
+    """A backend did not give an answer. `status` is the HTTP status, if there was one."""
 
     retryable = True
 
-    def __init__(self, backend: str, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, backend: str, message: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
         super().__init__(f"backend '{backend}': {message}")
         self.backend = backend
         self.detail = message
         self.retry_after_s = retry_after_s
+        self.status = status
+
+    @property
+    def brief(self) -> str:
+        """`BackendUnavailable 503`."""
+        return f"{type(self).__name__} {self.status}" if self.status else type(self).__name__
 
 
 class BackendUnavailable(BackendError):
@@ -51,13 +62,12 @@ class BackendMalformed(BackendError):
 
 
 class BackendRefused(BackendError):
-    """The backend will not take this request; repeating it will not help. `status` is the HTTP status, if there was one."""
+    """The backend will not take this request; repeating it will not help."""
 
     retryable = False
 
     def __init__(self, backend: str, message: str, *, status: int = 400, code: str | None = None) -> None:
-        super().__init__(backend, message)
-        self.status = status
+        super().__init__(backend, message, status=status)
         self.code = code
 
 
@@ -69,11 +79,17 @@ class BackendWithheld(BackendRefused):
 
 
 class VerifierError(AdapterError):
-    """A verifier could not score; the answers stand unscored."""
+    """A verifier could not score; the answers stand unscored. `because` is what is brief of the failure behind it, if there is one."""
 
-    def __init__(self, verifier: str, message: str) -> None:
+    def __init__(self, verifier: str, message: str, *, because: str = "") -> None:
         super().__init__(f"verifier '{verifier}': {message}")
         self.verifier = verifier
+        self.because = because
+
+    @property
+    def brief(self) -> str:
+        """`VerifierError (BackendRefused 401)`."""
+        return f"{type(self).__name__} ({self.because})" if self.because else type(self).__name__
 
 
 class SumsError(AdapterError):

@@ -80,7 +80,7 @@ class Judge:
         try:
             replies = await self._ask(self._question(prompt, answer), call)
         except BackendError as error:
-            return VerifierError(self.name, str(error))
+            return VerifierError(self.name, str(error), because=error.brief)
         replies = [_without_quotes(reply, answer) for reply in replies]
         grades = [grade for reply in replies if (grade := parse_grade(reply, self._options.scale)) is not None]
         if not grades:

@@ -283,13 +283,13 @@ def _error_parts(payload: Any) -> Iterator[Any]:
 def error_for(backend: str, status: int, message: str, code: str | None = None, retry_after_s: float | None = None) -> BackendError:
     """The error that an HTTP status means. A rejected key is for the operator to mend, so the message names the configuration."""
     if status in RETRYABLE or status >= 500:
-        return BackendUnavailable(backend, f"status {status}: {message or 'no reason given'}", retry_after_s=retry_after_s)
+        return BackendUnavailable(backend, f"status {status}: {message or 'no reason given'}", retry_after_s=retry_after_s, status=status)
     if status in (401, 403):
         said = f": {message}" if status == 403 and message else ""
         message = f"the provider does not accept the key ({status}{said}); check backends.{backend}.api_key"
         return BackendRefused(backend, message, status=status, code="backend_auth")
     if 300 <= status < 400:
-        return BackendMalformed(backend, f"status {status}, a redirection; give the final address as base_url")
+        return BackendMalformed(backend, f"status {status}, a redirection; give the final address as base_url", status=status)
     return BackendRefused(backend, message or f"status {status} without a reason", status=status, code=code)
 
 

@@ -327,7 +327,8 @@ def refusal(error: Exception, pipeline: Pipeline, decision_id: str) -> RouterErr
     found = to_error(error, decision_id)
     pipeline.refused(found)
     if found.status >= 500:
-        logs.refused(found.status, found.code, decision_id)
+        found.decision_id = found.decision_id or decision_id or None
+        logs.refused(found)
     return found
 
 

@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from adapters.errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable
+from adapters.errors import AdapterError, BackendError, BackendRefused, BackendTimeout, BackendUnavailable
 
 
 class RouterError(Exception):
@@ -46,6 +46,8 @@ class RouterError(Exception):
         self.param = param
         self.code = code or type(self).code
         self.retry_after_s = retry_after_s
+        self.decision_id: str | None = None
+        """Where the request was worked on before: what was decided for it, and what became of that, is remembered under this id."""
 
 
 class InvalidRequest(RouterError):
@@ -222,15 +224,21 @@ CALLERS_OWN = frozenset({400, 413, 415, 422})
 """Statuses of a provider that speak of the request; its 401, 403 and 404 speak of our configuration, which no caller can change."""
 
 
-def from_backend(error: BackendError) -> RouterError:
-    """What a backend's failure is to the caller."""
-    if isinstance(error, BackendRefused) and error.status in CALLERS_OWN:
-        return InvalidRequest(str(error), code=error.code)
+def is_callers_own(error: AdapterError) -> bool:
+    """Whether a backend refused what the request says."""
+    return isinstance(error, BackendRefused) and error.status in CALLERS_OWN
+
+
+def from_backend(error: BackendError, others: Iterable[AdapterError] = ()) -> RouterError:
+    """What a backend's failure is to the caller, who is also told of others that failed for the same request."""
+    message = "; ".join(dict.fromkeys(map(str, (*others, error))))
+    if is_callers_own(error):
+        return InvalidRequest(message, code=getattr(error, "code", None))
     if isinstance(error, BackendUnavailable):
-        return BackendFailed(str(error), status=503, code="backend_unavailable", retry_after_s=error.retry_after_s)
+        return BackendFailed(message, status=503, code="backend_unavailable", retry_after_s=error.retry_after_s)
     if isinstance(error, BackendTimeout):
-        return BackendFailed(str(error), status=504, code="backend_timeout")
-    return BackendFailed(str(error), status=502)
+        return BackendFailed(message, status=504, code="backend_timeout")
+    return BackendFailed(message, status=502)
 
 
 def have_instead(name: str, have: Iterable[str]) -> str:

@@ -139,6 +139,7 @@ class Job:
         """The request is over. What refers back to it goes, or all of it would stay until the garbage collector comes round to it."""
         del self.run.chances, self.run.weigh, self.run.next_draws
         self.run.sink = self.backend_error = None
+        self.run.errors.clear()
 
     @property
     def first_cost(self) -> Cost:

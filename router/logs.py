@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Literal
 
+from adapters.errors import AdapterError
+from router.errors import RouterError
 from router.pipeline_types import Ask, Outcome
 from router.redact import redacted_start
 
 log = logging.getLogger("outlay")
 
 PROMPT_CHARACTERS = 200
+QUIET_S = 60.0
+"""Of what fails again and again, so long nothing more is said."""
 
 
 def configure(form: Literal["text", "json"] = "text", level: int = logging.INFO) -> None:
@@ -57,6 +64,7 @@ def answered(ask: Ask, outcome: Outcome, *, with_prompt: bool) -> None:
         "cost_usd": f"{outcome.cost_usd:.6f}",
         "latency_ms": f"{outcome.latency_s * 1000:.0f}",
         "cached": outcome.cached,
+        "continued_from": None if outcome.cached else outcome.decision.get("continued_from"),
         "truncated_by": outcome.truncated_by,
         "degraded": ",".join(outcome.degraded) or None,
         "prompt": redacted_start(ask.request.prompt, PROMPT_CHARACTERS) if with_prompt else None,
@@ -71,10 +79,35 @@ def abandoned(ask: Ask) -> None:
     log.info("%s abandoned by its client", ask.id, extra={"outlay": {"decision_id": ask.id}})
 
 
-def refused(status: int, code: str | None, decision_id: str) -> None:
+def refused(error: RouterError) -> None:
     """An error of the server's side went out instead of an answer. Its message is the caller's: a provider may quote a prompt in it."""
-    fields = {"decision_id": decision_id, "status": status, "code": code}
-    log.warning("%sanswered %d %s", f"{decision_id} " if decision_id else "", status, code, extra={"outlay": fields})
+    said = {"status": error.status, "code": error.code}
+    if error.decision_id:
+        log.warning("%s answered %d %s", error.decision_id, *said.values(), extra={"outlay": {"decision_id": error.decision_id, **said}})
+    else:
+        log.warning("answered %d %s", *said.values(), extra={"outlay": said})
+
+
+class Outages:
+    """Why backends and verifiers fail: a line for each of them at first, then for as long as it goes on one in `QUIET_S`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._said: dict[tuple[str, str], float] = {}
+        self._unsaid: Counter[tuple[str, str]] = Counter()
+
+    def tell(self, id: str, failed: Mapping[tuple[str, str], AdapterError]) -> None:
+        """One line of what failed for a request and was not spoken of lately; without the words of the error, which may quote a prompt."""
+        now, told = self._clock(), dict[str, str]()
+        for target, error in failed.items():
+            if now - self._said.get(target, -inf) < QUIET_S:
+                self._unsaid[target] += 1
+                continue
+            more = f", and {more} more since this was last said" if (more := self._unsaid.pop(target, 0)) else ""
+            self._said[target], told[f"{target[0]} '{target[1]}'"] = now, f"{error.brief}{more}"
+        if told:
+            said = "; ".join(f"{name} failed: {why}" for name, why in told.items())
+            log.warning("%s %s", id, said, extra={"outlay": {"decision_id": id, "failed": told}})
 
 
 def failed(id: str, error: Exception) -> None:

@@ -115,7 +115,8 @@ ERROR: Schema = {
                 "code": {"type": ["string", "null"]},
             },
             "required": ["message", "type"],
-        }
+        },
+        "outlay": {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
     },
     "required": ["error"],
 }

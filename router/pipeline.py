@@ -41,12 +41,14 @@ from router.errors import (
     UnknownModel,
     from_backend,
     have_instead,
+    is_callers_own,
 )  # fmt: skip
 from router.events import Ending
 from router.flights import Flights
 from router.job import Action, Job
 from router.keys import NOBODY, Key
 from router.lessons import Given, Judged
+from router.logs import Outages
 from router.metrics import Metrics
 from router.online import Online
 from router.pacing import Pacer
@@ -91,6 +93,7 @@ class Router:
         self.memory = memory or MemoryCache()
         """Where conversations are kept, without a cache."""
         self.threads = Threads(parts.cache or self.memory, parts.sessions)
+        self.outages = Outages(clock)
         self.log, self.online, self.metrics = log or DecisionLog(), online or Online(), metrics or Metrics()
 
     async def answer(self, ask: Ask, sink: Sink | None = None) -> Outcome:
@@ -161,12 +164,17 @@ class Router:
         except asyncio.CancelledError:
             ending = "left"
             raise
+        except RouterError as error:
+            error.decision_id = job.ask.id
+            raise
         finally:
             try:
                 if job.pace is not None:
                     await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
             finally:  # and is on record, also for one that goes just now
                 decision = self._record(job, self._block(job), ending)
+                if job.run.errors:
+                    self.outages.tell(job.ask.id, {target: error for target, error in job.run.errors.items() if not is_callers_own(error)})
         return render(job, decision)
 
     async def _sent(self, job: Job, outcome: Outcome) -> Outcome:
@@ -261,6 +269,8 @@ class Router:
             if job.best is not None:
                 return None
             raise _no_answer(job, str(nothing), nothing.considered) from nothing
+        if job.recalled_from and not job.decisions:
+            decision = replace(decision, reason=f"goes on from answers of {job.recalled_from}: {decision.reason}")
         job.decisions.append((facts, job.belief, decision))
         if decision.plan is None and job.best is None:
             tried = [Considered(facts.forced)] if facts.forced else decision.considered
@@ -426,7 +436,7 @@ def _check_allowed(job: Job, name: str) -> None:
 def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> RouterError:
     """Why there is no answer: a backend's failure, else the limit that let no plan run; of money, how much would have done."""
     if job.backend_error is not None:
-        return from_backend(job.backend_error)
+        return from_backend(job.backend_error, (error for (kind, _), error in job.run.errors.items() if kind == "backend"))
     limits = job.limits
     if job.run.truncated_by == "key" or (" is left" in reason and job.run.ceiling_usd < limits.cost_usd):
         return job.run.purse.why()

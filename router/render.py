@@ -196,13 +196,19 @@ def headers(ask: Ask, outcome: Outcome) -> dict[str, str]:
         "model": outcome.model,
         "cost-usd": f"{outcome.cost_usd:.8f}",
         "overhead-ms": str(_ms(outcome.overhead_s)),
-        "cache": "miss" if not outcome.cached else "semantic" if "similarity" in outcome.decision else "hit",
+        "cache": _cache(outcome),
         "attempted-fallbacks": str(_attempts(outcome, "fallback") + sum(name.startswith("backend:") for name in outcome.degraded)),
         "truncated-by": outcome.truncated_by,
         "degraded": ",".join(outcome.degraded),
         **(_verbose(outcome) if ask.verbose else {}),
     }
     return {f"x-outlay-{name}": header_value(value) for name, value in found.items() if value}
+
+
+def _cache(outcome: Outcome) -> str:
+    if outcome.cached:
+        return "semantic" if "similarity" in outcome.decision else "hit"
+    return "continued" if outcome.decision.get("continued_from") else "miss"
 
 
 def _verbose(outcome: Outcome) -> dict[str, str | None]:
@@ -249,12 +255,19 @@ def feedback(given: Given, judged: Judged) -> dict[str, Any]:
 
 def error_body(error: RouterError) -> dict[str, Any]:
     """An error in OpenAI's shape."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    said = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": said, **beside_error(error)}
+
+
+def beside_error(error: RouterError) -> dict[str, Any]:
+    """What stands in an answer's place: the id of the decision, where one was made."""
+    return {"outlay": {"id": error.decision_id}} if error.decision_id else {}
 
 
 def error_headers(error: RouterError) -> dict[str, str]:
-    """When to come back, where that is known; and who somebody has to be."""
+    """When to come back, where that is known; who somebody has to be; and the id of the decision, where one was made."""
     headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    headers |= {"x-outlay-decision-id": error.decision_id} if error.decision_id else {}
     return headers if error.retry_after_s is None else {**headers, "retry-after": str(max(1, math.ceil(error.retry_after_s)))}
 
 

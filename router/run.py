@@ -17,7 +17,7 @@ from functools import partial
 from math import inf
 from typing import Any, Literal, TypeVar
 
-from adapters.errors import BackendError, BackendMalformed, VerifierError
+from adapters.errors import AdapterError, BackendError, BackendMalformed, VerifierError
 from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
 from policies.plans import Plan
 from router.candidates import Candidate
@@ -114,6 +114,8 @@ class Run:
     calls: list[CallRecord] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
     """What failed and was done without: `verifier:reward`, ..."""
+    errors: dict[tuple[str, str], AdapterError] = field(default_factory=dict)
+    """By `backend` or `verifier` and name: its last failure."""
     truncated_by: Limit | None = None
     """The limit for which something was refused, cut or left out; the last one, if both."""
     trace: Trace | None = None
@@ -385,6 +387,8 @@ class Run:
             if deadline.expired():
                 raise self._out_of("deadline") from None
             outcome = type(error).__name__
+            if isinstance(error, AdapterError):
+                self.errors["verifier" if kind == "score" else "backend", target] = error
             raise
         finally:
             if self.trace and traced:

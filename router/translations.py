@@ -99,7 +99,8 @@ class Responses:
 
     def broken(self, error: RouterError) -> bytes:
         """Its `error` event."""
-        return _named({"type": "error", "code": error.code, "message": error.message, "param": error.param, "sequence_number": 0})
+        said = {"type": "error", "code": error.code, "message": error.message, "param": error.param, "sequence_number": 0}
+        return _named(said | render.beside_error(error))
 
 
 class Messages:
@@ -145,7 +146,8 @@ class Messages:
     def error(self, error: RouterError) -> Mapping[str, Any]:
         """Anthropic's shape, whose types follow from the status."""
         kind = ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-        return {"type": "error", "error": {"type": kind, "message": error.message, "code": error.code, "param": error.param}}
+        said = {"type": kind, "message": error.message, "code": error.code, "param": error.param}
+        return {"type": "error", "error": said, **render.beside_error(error)}
 
     def broken(self, error: RouterError) -> bytes:
         """The same, as an event."""

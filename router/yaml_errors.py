@@ -77,7 +77,7 @@ def without_unknown(error: ValidationError, raw: dict[str, Any]) -> dict[str, An
             *above, key = _steps(detail["loc"], raw)
             here: Any = known
             for step in above:
-                here = here[step] if isinstance(here, list) else here.get(step, {})  # YAML's aliases: what was taken out here is so there
+                here = here[int(step)] if isinstance(here, list) else here.get(step, {})  # an alias may be without it by now
             here.pop(key, None)
     return known
 

@@ -14,8 +14,9 @@ import pytest
 
 from adapters.errors import BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable
 from adapters.types import Delta
+from router.apis import api_of
 from router.app import create_app
-from router.errors import DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
+from router.errors import BackendFailed, DeadlineExceeded, InvalidRequest, OverBudget, UnknownModel
 from router.lessons import Given
 from router.options import ServerOptions
 from router.render import comment
@@ -363,6 +364,27 @@ async def test_a_bad_body_never_reaches_the_pipeline() -> None:
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "temperature"
     assert pipeline.asks == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, BODY),
+        ("/v1/responses", {"model": "auto", "input": "why?"}),
+        ("/v1/messages", {"model": "auto", "max_tokens": 9, "messages": [{"role": "user", "content": "why?"}]}),
+    ],
+)
+async def test_a_failure_names_the_decision_that_was_made(path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """In body, header and log, where there is one; of a stream that had begun in the event that ends it."""
+    for id in (None, "dec_1"):
+        failure = BackendFailed("all are down", status=503)
+        failure.decision_id = id
+        async with client(ScriptedPipeline(error=failure)) as http:
+            response = await http.post(path, json=body)
+        event = (await api_of(path)).broken(failure).decode()
+        assert (response.status_code, response.headers.get("x-outlay-decision-id")) == (503, id)
+        assert {'"outlay":{"id":"dec_1"}' in said for said in (response.text, event)} == {bool(id)}
+        assert ("dec_1 answered 503" in caplog.text) == bool(id)
 
 
 async def test_only_json_is_taken() -> None:

@@ -12,10 +12,12 @@ from adapters.cache import MemoryCache
 from adapters.ledger import MemoryLedger
 from adapters.scripted import scripted
 from policies.plans import BestOfN, Single
+from router import logs
 from router.keys import new_key
 from router.pipeline import Router
 from router.pipeline_types import CacheControl, Outcome
 from router.purse import Purse
+from router.render import headers
 from router.teller import Teller
 from tests.router.test_pipeline import SMALL, Probe, a_policy, a_router, an_ask
 
@@ -45,6 +47,20 @@ async def test_a_larger_best_of_n_draws_only_the_difference() -> None:
     assert [o.decision["continued_from"] for o in (first, second, third)] == [None, first.id, second.id]
     assert second.cost_usd == pytest.approx(sum(call["cost_usd"] for call in second.decision["calls"]))
     assert not second.cached
+
+
+async def test_an_answer_that_goes_on_from_another_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """In the header, in the first reason and in the log's line; neither a new answer nor a hit does."""
+    router = gateway()
+    for n, marked in ((4, "miss"), (16, "continued"), (16, "hit")):
+        ask = an_ask(plan=best_of(n))
+        outcome = await router.answer(ask)
+        with caplog.at_level("INFO", "outlay"):
+            logs.answered(ask, outcome, with_prompt=False)
+        first = outcome.decision["decisions"][0]["reason"] if not outcome.cached else ""
+        assert headers(ask, outcome)["x-outlay-cache"] == marked
+        assert first.startswith(f"goes on from answers of {outcome.decision['continued_from']}: ") == (marked == "continued")
+        assert ("continued_from='dec_" in caplog.records[-1].getMessage()) == (marked == "continued")
 
 
 async def test_what_it_goes_on_from_can_be_the_answer() -> None:

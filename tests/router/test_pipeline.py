@@ -334,16 +334,42 @@ async def test_a_backend_that_is_down_is_replaced() -> None:
     assert outcome.decision["actions"][0]["error"] == "BackendUnavailable"
 
 
-async def test_all_backends_down_is_their_failure() -> None:
-    """Nothing can answer: the last backend's error, as a BackendFailed that is worth a retry; the decision is remembered."""
-    router = a_router(scripted("small", fail_every=1), scripted("large", fail_every=1))
+@pytest.mark.parametrize("plans", [None, [{"ensemble": {"members": {"small": 1, "large": 1}}}]])
+async def test_all_backends_down_is_their_failure(plans: Any) -> None:
+    """Nothing can answer: a BackendFailed that names all who failed and is worth a retry; the decision is remembered under its id."""
+    router = a_router(scripted("small", fail_every=1), scripted("large", fail_every=1), policy=a_policy(plans=plans))
     ask = an_ask()
     with pytest.raises(BackendFailed) as caught:
         await router.answer(ask)
-    assert caught.value.status == 503
+    assert (caught.value.status, caught.value.decision_id) == (503, ask.id)
+    assert caught.value.message.count("backend 'small': ") == caught.value.message.count("backend 'large': ") == 1
     block = await router.decision(ask.id)
     assert block is not None
     assert {action["error"] for action in block["actions"]} == {"BackendUnavailable"}
+
+
+class Dear(Exact):
+    """A verifier whose provider quotes what it was asked."""
+
+    async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
+        raise VerifierError(self.name, f"no credit for {request.prompt}", because="BackendRefused 402")
+
+
+async def test_the_log_says_who_failed_and_how_but_nothing_of_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
+    """One line for a request, of all whose failing is news; what goes on failing is said again after a minute, with how often."""
+    now = [0.0]
+    router = Router(a_router(scripted("small", fail_every=1), verifier=Dear()).parts, clock=lambda: now[0])
+    search = BestOfN(backend="large", n=2, verifier="exact")
+    for now[0], plan in ((0.0, None), (0.0, search), (59.0, search), (61.0, search)):
+        await router.answer(an_ask(plan=plan))
+    said = [record.getMessage() for record in caplog.records if "failed" in record.getMessage()]
+    assert [line.partition(" ")[2] for line in said] == [
+        "backend 'small' failed: BackendUnavailable",
+        "verifier 'exact' failed: VerifierError (BackendRefused 402)",
+        "verifier 'exact' failed: VerifierError (BackendRefused 402), and 1 more since this was last said",
+    ]
+    assert all(line.startswith("dec_") for line in said)
+    assert "words" not in caplog.text
 
 
 async def test_what_a_backend_refuses_is_the_callers_error() -> None:
