@@ -205,3 +205,37 @@ def test_set_up_says_which_python_it_needs(tmp_path: Path) -> None:
     assert (found.returncode, (tmp_path / "venv").exists()) == (1, False)
     assert "3.11 or newer; found Python 2.7.18" in found.stderr
     assert "make setup PYTHON=" in found.stderr
+
+
+# --- setting up ---------------------------------------------------------------------------------------------------------
+
+PYTHON = """#!/usr/bin/env bash
+case "$*" in
+  --version) echo Python 3.11 ;;
+  "-m venv"*) mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python" ;;
+  *torch*)
+    echo "  Downloading torch-2.whl (800 MB)"
+    for _ in $(seq 600); do grep -q "so far; Downloading" "$SAID" && break; sleep 0.1; done ;;
+  *.\\[dev]*) echo "no space left"; exit 3 ;;
+esac
+"""
+
+
+def test_setting_up_says_what_is_under_way_and_why_it_fails(tmp_path: Path) -> None:
+    """Minutes of pip are not silent, also where no terminal is; a line for each stage, and of one that fails the end of what it said."""
+    python, said = tmp_path / "python3", tmp_path / "said"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    with said.open("w") as out:
+        environment = {"PATH": "/usr/bin:/bin", "PYTHON": str(python), "SIGN_OF_LIFE_S": "1", "SAID": str(said)}
+        command = [ROOT / "scripts" / "setup", tmp_path / "venv"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT, timeout=100, check=False)
+    lines = [re.sub(" +", " ", line).strip() for line in said.read_text().splitlines()]
+    assert any(re.fullmatch(r"PyTorch \(torch==.*\): \d+ s so far; Downloading torch-2.whl \(800 MB\)", line) for line in lines)
+    assert [re.sub(r"(==\S+\)|\d+ s$)", "_", line) for line in lines[1:] if "so far" not in line] == [
+        "virtual environment _",
+        "PyTorch (torch_ _",
+        "Outlay, its libraries and the tools of its tests failed after _",
+        "no space left",
+    ]
+    assert done.returncode == 1
