@@ -71,7 +71,7 @@ async def there(url: str, body: dict[str, Any], show: Show, key: str | None = No
             session.post(address, json=body) as response,
         ):
             if response.status != 200:
-                raise _refused(await response.text(), response.status)
+                raise _refused(await response.text(), response.status, key)
             return await (_streamed if body["stream"] else _whole)(response, show)
     except aiohttp.InvalidURL:
         raise InvalidRequest(f"'{url}' is no address; write for example http://127.0.0.1:8080") from None
@@ -101,9 +101,10 @@ async def _streamed(response: Any, show: Show) -> dict[str, Any]:
     return last
 
 
-def _refused(text: str, status: int) -> Refused:
+def _refused(text: str, status: int, key: str | None) -> Refused:
+    hint = "; `outlay ask` takes it from OUTLAY_API_KEY" if status == 401 and not key else ""
     try:
-        return Refused(json.loads(text)["error"]["message"])
+        return Refused(json.loads(text)["error"]["message"] + hint)
     except (ValueError, KeyError, TypeError):
         return Refused(f"the gateway answered with status {status}: {text[:200]}")
 

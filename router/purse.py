@@ -220,7 +220,9 @@ class Purse:
             return RateLimited(f"requests under way hold what this key has left of its {unit} for the {span}", kind=unit, retry_after_s=1.0)
         again_s = receipt.resets_s(meter)
         if unit == "usd":
-            return OverQuota(f"this key's budget of ${limit / NANO:g} for the {span} does not pay for this request", retry_after_s=again_s)
+            left = max(0, limit - receipt.used[meter]) / NANO
+            short = f"this key's budget of ${limit / NANO:g} for the {span} does not pay for the worst case of this request"
+            return OverQuota(f"{short}; ${left:.6f} of it is left, and a smaller max_tokens needs less", retry_after_s=again_s)
         return RateLimited(f"this key is limited to {limit} {unit} a {span}", kind=unit, retry_after_s=again_s)
 
 

@@ -117,7 +117,8 @@ def greeting(config: Config, host: str, port: int) -> str:
     """Where it listens, what it offers, and a first thing to try."""
     where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     names = ", ".join(["auto", *(f"outlay/{name}" for name in config.names), *config.backends])
-    return f"Outlay listens on {where}/v1\nmodels: {names}\ntry: {outlay()} ask {shlex.quote(example(config))} --url {where}"
+    key = "OUTLAY_API_KEY=sk-outlay-... " if config.keys else ""
+    return f"Outlay listens on {where}/v1\nmodels: {names}\ntry: {key}{outlay()} ask {shlex.quote(example(config))} --url {where}"
 
 
 def example(config: Config) -> str:

@@ -273,7 +273,10 @@ def test_what_to_try_is_a_prompt_that_the_configuration_can_answer() -> None:
     reads = "reads: {pattern: 'is', example: \"What's 2 + 2?\"}"
     for options, prompt in (("", "'What is the capital of Australia?'"), (reads, "'What'\"'\"'s 2 + 2?'")):
         config = parse_yaml(f"{{backends: {{small: {{kind: local, model: fleet/small, {options}}}}}, {ONE_POLICY}}}", "x")
-        assert f"ask {prompt} --url http://127.0.0.1:80\n" in greeting(parse(config, "x"), "127.0.0.1", 80) + "\n"
+        for keys in ({}, {"keys": {"path": "keys.yaml"}}):
+            *_, line = greeting(parse(config | keys, "x"), "127.0.0.1", 80).splitlines()
+            assert line.endswith(f"ask {prompt} --url http://127.0.0.1:80")
+            assert ("OUTLAY_API_KEY" in line) == bool(keys)
 
 
 @pytest.mark.parametrize(

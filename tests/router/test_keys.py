@@ -244,6 +244,21 @@ async def test_ask_sends_the_key_that_it_is_given() -> None:
     assert seen == ["Bearer sk-outlay-x", "6", None, "6"]
 
 
+async def test_ask_says_where_it_takes_a_key_from() -> None:
+    """Where one is asked for and none was given."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no key"}}, status=401)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", refuse)
+    async with TestServer(app) as server:
+        for key, said in ((None, "no key; `outlay ask` takes it from OUTLAY_API_KEY"), ("sk-outlay-x", "no key")):
+            with pytest.raises(asking.Refused) as refused:
+                await asking.there(str(server.make_url("/")), asking.body_of("hi", "auto"), print, key)
+            assert str(refused.value) == said
+
+
 # --- as the `openai` client sees it -------------------------------------------------------------------------------------
 
 Client = Callable[..., openai.AsyncOpenAI]

@@ -234,13 +234,15 @@ async def test_a_server_may_refuse_while_redis_is_gone() -> None:
 
 
 async def test_a_spent_budget_is_insufficient_quota_until_its_window_ends() -> None:
-    """The error names the window and when it begins anew; other keys go on."""
+    """The error names the window, what is left of it and when it begins anew; other keys go on."""
     mine, teller, gateway = dollars(day=45), Teller(MemoryLedger(clock=lambda: 600.0), 1), router()
-    assert isinstance(await tried(gateway, asking(mine, teller)), Outcome)
+    first = await tried(gateway, asking(mine, teller))
+    assert isinstance(first, Outcome)
     error = await tried(gateway, asking(mine, teller))
     assert isinstance(error, OverQuota)
     assert (error.status, error.code, error.type) == (429, "insufficient_quota", "insufficient_quota")
     assert "$45 for the day" in error.message
+    assert f"; ${45 - first.cost_usd:.6f} of it is left" in error.message
     assert error.retry_after_s == 86400 - 600
     assert isinstance(await tried(gateway, asking(dollars(day=45), teller)), Outcome)
 
