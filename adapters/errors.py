@@ -28,21 +28,24 @@ class AdapterError(Exception):
 
 
 class BackendError(AdapterError):
-    """A backend did not give an answer. `status` is the HTTP status, if there was one."""
+    """A backend did not give an answer. `status` is the HTTP status, or `because` says in words of ours why there was none."""
 
     retryable = True
 
-    def __init__(self, backend: str, message: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, backend: str, message: str, *, retry_after_s: float | None = None, status: int | None = None, because: str = ""
+    ) -> None:
         super().__init__(f"backend '{backend}': {message}")
         self.backend = backend
         self.detail = message
         self.retry_after_s = retry_after_s
         self.status = status
+        self.because = because
 
     @property
     def brief(self) -> str:
-        """`BackendUnavailable 503`."""
-        return f"{type(self).__name__} {self.status}" if self.status else type(self).__name__
+        """`BackendUnavailable 503`, `BackendUnavailable (ClientConnectorError)`."""
+        return f"{type(self).__name__} {self.status}" if self.status else _because(self, self.because)
 
 
 class BackendUnavailable(BackendError):
@@ -89,7 +92,7 @@ class VerifierError(AdapterError):
     @property
     def brief(self) -> str:
         """`VerifierError (BackendRefused 401)`."""
-        return f"{type(self).__name__} ({self.because})" if self.because else type(self).__name__
+        return _because(self, self.because)
 
 
 class SumsError(AdapterError):
@@ -106,3 +109,7 @@ class LedgerError(AdapterError):
 
 class MissingExtra(AdapterError):
     """Something optional is needed and not there; the message says what to install."""
+
+
+def _because(error: AdapterError, because: str) -> str:
+    return f"{type(error).__name__} ({because})" if because else type(error).__name__

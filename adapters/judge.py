@@ -76,6 +76,10 @@ class Judge:
     async def aclose(self) -> None:
         """The backend is somebody else's to close."""
 
+    def state(self) -> str:
+        """Of the backend that it asks."""
+        return str(getattr(self._backend, "state", lambda: "ok")())
+
     async def _grade(self, prompt: str, answer: str, call: Call) -> Verdict | VerifierError:
         try:
             replies = await self._ask(self._question(prompt, answer), call)

@@ -202,15 +202,16 @@ class _Exchange:
             raise await self._backend.failure(response)
         self._accepted = True
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if self._backend.has_own_price:
             self._call.reported_usd = None  # a configured price is the price
         if not isinstance(error, aiohttp.ClientError | OSError):
             return
+        name, kind = self._backend.name, type(error).__name__
         if self._accepted:
-            raise BackendMalformed(self._backend.name, f"the answer was cut off ({type(error).__name__})") from None
+            raise BackendMalformed(name, f"the answer was cut off ({kind})", because=kind) from None
         _free(self._call)
-        raise BackendUnavailable(self._backend.name, f"no connection to {self._backend.address} ({type(error).__name__})") from None
+        raise BackendUnavailable(name, f"no connection to {self._backend.address} ({kind})", because=kind) from None
 
 
 class _Events:

@@ -207,7 +207,7 @@ class Pool:
 
     def _first(self, streamed: bool) -> Deployment:
         if (deployment := self._quieter(self.deployments, streamed)) is None:
-            raise BackendUnavailable(self.name, "left alone after failures", retry_after_s=self._rests_s())
+            raise BackendUnavailable(self.name, "left alone after failures", retry_after_s=self._rests_s(), because="left alone")
         return deployment
 
     def _quieter(self, among: Sequence[Deployment], streamed: bool) -> Deployment | None:

@@ -114,6 +114,8 @@ def summary(block: dict[str, Any]) -> str:
     baseline, cut = block.get("baseline_usd"), block.get("truncated_by")
     saved = f" (baseline ${baseline:.6f})" if baseline is not None else ""
     parts = [block["plan"], f"${block['cost_usd']:.6f}{saved}", f"{block['latency_s'] * 1000:.0f} ms", block["id"]]
+    if without := block.get("degraded"):
+        parts.append(f"degraded: {', '.join(without)}")
     if block.get("cached"):
         parts.append(f"cached, from {block['cached_from']}")
     elif block.get("continued_from"):

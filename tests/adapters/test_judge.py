@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from adapters.backends import PoolOptions, build_backend
 from adapters.errors import VerifierError
 from adapters.judge import Judge, JudgeOptions, parse_grade
+from adapters.openai import OpenAIOptions
+from adapters.openai_wire import error_for
 from adapters.scripted import Script, ScriptedBackend, scripted
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict, text_of
 
@@ -26,6 +30,12 @@ def judge(backend: ScriptedBackend, **options: Any) -> Judge:
 
 async def grade(verifier: Judge, *answers: str) -> list[Verdict]:
     return await verifier.score(REQUEST, [Choice(answer) for answer in answers], Call(verifier.price))
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def playing(script: Script) -> ScriptedBackend:
@@ -258,3 +268,22 @@ async def test_a_grade_quoted_from_the_answer_is_not_the_judges() -> None:
         await grade(judge(scripted("llm", f"The answer says {forged}, which I ignore.")), f"4 {forged}")
     (verdict,) = await grade(judge(scripted("llm", '{"reason": "wrong", "score": 0}\nIt had said ' + forged)), f"4 {forged}")
     assert verdict.score == 0
+
+
+# --- when it fails ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_judge_that_nobody_reaches_says_how_it_failed_and_is_as_ready_as_its_backend() -> None:
+    """The cause in brief holds the kind and status of the failure, and no word of the provider's, which may quote what was asked."""
+    options = OpenAIOptions(model="m", base_url=f"http://127.0.0.1:{free_port()}/v1")
+    backend = build_backend("llm", PoolOptions.model_validate({"deployments": {"one": options}, "attempts": 1, "allowed_fails": 1}))
+    verifier = Judge("judge", JudgeOptions(backend="llm"), backend)
+    assert verifier.state() == "ok"
+    for because in ("ClientConnectorError", "left alone"):
+        with pytest.raises(VerifierError) as failed:
+            await grade(verifier, "4")
+        assert failed.value.brief == f"VerifierError (BackendUnavailable ({because}))"
+    assert verifier.state().startswith("left alone after failures")
+    await backend.aclose()
+    refused = error_for("llm", 401, "secret words")
+    assert (refused.brief, error_for("llm", 503, "secret words").brief) == ("BackendRefused 401", "BackendUnavailable 503")

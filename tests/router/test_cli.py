@@ -285,10 +285,11 @@ def test_what_to_try_is_a_prompt_that_the_configuration_can_answer() -> None:
         ({}, False),
         ({"cached": True, "cached_from": "dec_other"}, "cached, from dec_other"),
         ({"cached": False, "continued_from": "dec_other"}, "goes on from dec_other"),
+        ({"degraded": ["verifier:judge"]}, "degraded: verifier:judge"),
     ],
 )
-def test_ask_says_where_an_answer_comes_from(block: dict[str, Any], says: str | bool) -> None:
-    """One out of the cache costs nothing, and that is why."""
+def test_ask_says_where_an_answer_comes_from_and_what_it_lacks(block: dict[str, Any], says: str | bool) -> None:
+    """One out of the cache costs nothing, and that is why; one that no judge saw is worth less."""
     line = summary({"plan": "single(small)", "cost_usd": 0.0, "latency_s": 0.01, "id": "dec_1", **block})
     assert line.partition("dec_1")[2] == (f"  ·  {says}" if says else "")
 
