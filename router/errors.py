@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import TypeGuard
 
 from adapters.errors import AdapterError, BackendError, BackendRefused, BackendTimeout, BackendUnavailable
 
@@ -224,7 +225,7 @@ CALLERS_OWN = frozenset({400, 413, 415, 422})
 """Statuses of a provider that speak of the request; its 401, 403 and 404 speak of our configuration, which no caller can change."""
 
 
-def is_callers_own(error: AdapterError) -> bool:
+def is_callers_own(error: AdapterError) -> TypeGuard[BackendRefused]:
     """Whether a backend refused what the request says."""
     return isinstance(error, BackendRefused) and error.status in CALLERS_OWN
 
@@ -233,7 +234,7 @@ def from_backend(error: BackendError, others: Iterable[AdapterError] = ()) -> Ro
     """What a backend's failure is to the caller, who is also told of others that failed for the same request."""
     message = "; ".join(dict.fromkeys(map(str, (*others, error))))
     if is_callers_own(error):
-        return InvalidRequest(message, code=getattr(error, "code", None))
+        return InvalidRequest(message, code=error.code)
     if isinstance(error, BackendUnavailable):
         return BackendFailed(message, status=503, code="backend_unavailable", retry_after_s=error.retry_after_s)
     if isinstance(error, BackendTimeout):
