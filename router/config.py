@@ -33,7 +33,7 @@ from router.options import (
     Share,
     TracingOptions,
 )
-from router.yaml_errors import explain, read_yaml, without_unknown
+from router.yaml_errors import corrected, explain, read_yaml
 
 PREFIX = "outlay/"
 DEFAULT_NAME = "balanced"
@@ -113,8 +113,8 @@ def parse(raw: dict[str, Any], where: str) -> Config:
 
 
 def _beyond(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the file beside what could not be read of it: what shows without its unknown keys, and names that lead nowhere."""
-    known = without_unknown(error, raw)
+    """What is wrong with the file beside what could not be read of it: what shows once its keys are right, and names that lead nowhere."""
+    known = corrected(error, raw, Config)
     try:
         yield from check_references(Config.model_validate(known))
     except ValidationError as rest:

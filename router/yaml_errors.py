@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
@@ -14,6 +15,9 @@ from pydantic_core import ErrorDetails
 
 from router.errors import ConfigError, have_instead
 from router.key_homes import advice
+
+MEANT = re.compile(r"no such key; did you mean '(\w+)'\?")
+"""What is said of a key that is likely another one, at the same place."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,16 +73,20 @@ def explain(error: ValidationError, raw: dict[str, Any], model: type[BaseModel])
         yield f"{_path(steps)}: {message}" if steps else message
 
 
-def without_unknown(error: ValidationError, raw: dict[str, Any]) -> dict[str, Any]:
-    """The same without the keys that the error calls unknown."""
+def corrected(error: ValidationError, raw: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """The same with the keys that the error calls unknown as they were likely meant, or without them."""
     known = deepcopy(raw)
     for detail in error.errors(include_url=False):
-        if detail["type"] == "extra_forbidden":
-            *above, key = _steps(detail["loc"], raw)
-            here: Any = known
-            for step in above:
-                here = here[int(step)] if isinstance(here, list) else here.get(step, {})  # an alias may be without it by now
-            here.pop(key, None)
+        if detail["type"] != "extra_forbidden":
+            continue
+        *above, key = steps = _steps(detail["loc"], raw)
+        here: Any = known
+        for step in above:
+            here = here[int(step)] if isinstance(here, list) else here.get(step, {})
+        if key in here:  # an alias may be without it by now
+            found, meant = here.pop(key), MEANT.fullmatch(_unknown(detail["loc"], steps, model))
+            if meant:
+                here.setdefault(meant[1], found)
     return known
 
 

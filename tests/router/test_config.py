@@ -135,6 +135,9 @@ def test_loading_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
+REWARD = {"kind": "reward_model", "model": "fleet/reward"}
+
+
 # --- what is wrong with it ----------------------------------------------------------------------------------------------
 
 
@@ -142,7 +145,7 @@ def test_loading_imports_nothing_heavy() -> None:
     ("content", "place", "hint"),
     [
         (minimal(polices={}), "polices", "no such key; did you mean 'policies'?"),
-        (minimal(probe={"encodr": "x"}), "probe.encodr", "did you mean 'encoder'?"),
+        (minimal(probe={"encodr": "x", "artifact": "y"}), "probe.encodr", "did you mean 'encoder'?"),
         (minimal(probe={"encoder": "x"}), "probe", "without artifact"),
         (minimal(probe={"strength": {"small": 0.2}}), "probe", "strength is given without artifact"),
         (minimal(server={"port": 99999}), "server.port", "found 99999"),
@@ -162,7 +165,11 @@ def test_loading_imports_nothing_heavy() -> None:
         (minimal(**policy({"best_of": {"backend": "small"}})), "policies.fast.plans[0]", "did you mean 'best_of_n'?"),
         (minimal(**policy({"best_of_n": {"backend": "small", "n": 0}})), "policies.fast.plans[0].best_of_n.n", "found 0"),
         (minimal(**policy({"best_of_n": {"backend": "small", "n": 2}})), "policies.fast.plans[0].best_of_n", "needs a verifier"),
-        (minimal(**policy({"single": {"backend": "small", "vrifier": "x"}})), "policies.fast.plans[0].single.vrifier", "'verifier'"),
+        (
+            minimal(verifiers={"x": REWARD}, **policy({"single": {"backend": "small", "vrifier": "x"}})),
+            "policies.fast.plans[0].single.vrifier",
+            "'verifier'",
+        ),
         (minimal(policies={"r": {"rules": [{"otherwise": {"single": {}}}]}}), "policies.r.rules[0].otherwise.single.backend", "is missing"),
     ],
 )
@@ -206,7 +213,6 @@ def test_a_name_that_leads_nowhere(write: Any, changes: dict[str, Any], line: st
 
 
 RULES = [{"otherwise": {"single": {"backend": "small"}}}]
-REWARD = {"kind": "reward_model", "model": "fleet/reward"}
 SEARCH = {"tree_search": {"backend": "small", "verifier": "v", "n": 4}}
 
 
@@ -262,6 +268,10 @@ def test_all_mistakes_are_reported_together(write: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "places"),
     [
+        (
+            minimal(**policy({"best_of_n": {"backend": "small", "n": 4, "verifer": "v"}}), verifiers={"v": REWARD}),
+            ["policies.fast.plans[0].best_of_n.verifer"],
+        ),
         (minimal(sever={}, **policy({"single": {"backend": "smal"}})), ["sever", "policies.fast.plans[0]"]),
         (
             minimal(
@@ -271,7 +281,7 @@ def test_all_mistakes_are_reported_together(write: Any) -> None:
         ),
         (
             minimal(server={"port": "x"}, **policy({"single": {"backend": "small", "verifer": "v"}}, {"single": {"backend": "larg"}})),
-            ["server.port", "policies.fast.plans[0].single.verifer", "policies.fast.plans[1].single.backend"],
+            ["server.port", *(f"policies.fast.plans[{key}" for key in ("0].single.verifer", "0].single.verifier", "1].single.backend"))],
         ),
         (
             minimal(server={"port": "x"}, **policy({"single": {"backend": "small", "verifier": "v"}})),
@@ -280,7 +290,7 @@ def test_all_mistakes_are_reported_together(write: Any) -> None:
     ],
 )
 def test_a_typo_hides_no_other_mistake(write: Any, content: Any, places: list[str]) -> None:
-    """What an unknown key stands beside is checked as if it were not there, and names are looked up also where something cannot be read."""
+    """The rest is checked as if the key were right, or not there, and names are looked up also where something cannot be read."""
     assert sorted(line.split(": ")[0] for line in problems(write(content))) == sorted(places)
 
 
