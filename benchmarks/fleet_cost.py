@@ -305,12 +305,12 @@ def page(figures: Mapping[str, Any]) -> str:
 
 WITHOUT = prose(
     """Below 1 the policy is better without the part. On this fleet a revision is about as much oftener right than a fresh sample as it is
-    dearer, a search is worth about as many samples as it costs, and verified samples of small are a better buy than large: so what is made to
-    choose among these has little to choose. It is there for models with which it pays
-    ([what each part is worth, and where](README.md#what-each-part-is-worth)). The probe saves a third at large's accuracy, and costs a tenth
-    at best of 16's. The cause is seen below, in what is believed of one more sample (left) and what is so (right), after samples of which
-    none scored one half: too little of puzzles that looked hard, too much of those that looked easy. One width for all that the probe does not
-    know is too simple: what it takes for hard is hard, what it takes for easy may be anything."""
+    dearer, a search is worth about as many samples as it costs, and verified samples of small are a better buy than large: so what is
+    made to choose among these has little to choose. It is there for models with which it pays ([what each part is worth, and
+    where](README.md#what-each-part-is-worth)). The probe saves a third at large's accuracy, and costs a tenth at best of 16's. The cause
+    is seen below, in what is believed of one more sample (left) and what is so (right), after samples of which none scored one half: too
+    little of puzzles that looked hard, too much of those that looked easy. One width for all that the probe does not know is too simple:
+    what it takes for hard is hard, what it takes for easy may be anything."""
 )
 
 
