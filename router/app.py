@@ -327,7 +327,6 @@ def refusal(error: Exception, pipeline: Pipeline, decision_id: str) -> RouterErr
     found = to_error(error, decision_id)
     pipeline.refused(found)
     if found.status >= 500:
-        found.decision_id = found.decision_id or decision_id or None
         logs.refused(found)
     return found
 
@@ -341,7 +340,9 @@ def to_error(error: Exception, decision_id: str) -> RouterError:
         return from_backend(error)
     id = decision_id or new_decision_id().replace("dec_", "err_")
     logs.failed(id, error)
-    return RouterError(f"internal error {id}; the server's log says more", code="internal_error")
+    found = RouterError(f"internal error {id}; the server's log says more", code="internal_error")
+    found.decision_id = decision_id or None
+    return found
 
 
 def error_response(error: RouterError, api: Api = CHAT) -> Response:
