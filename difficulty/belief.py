@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import exp
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from difficulty.once import once
 from difficulty.votes import Tally
 
 Array = NDArray[np.float64]
@@ -148,7 +148,7 @@ class Scores:
         right, wrong = ((hard[:, None] + (easy - hard)[:, None] * ease).T for easy, hard in self._tables)
         return right, wrong
 
-    @cached_property
+    @once
     def _tables(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         right, wrong = np.asarray(self.right), np.asarray(self.wrong)
         return (right, np.asarray(self.right_hard or right)), (wrong, np.asarray(self.wrong_hard or wrong))
@@ -214,7 +214,7 @@ class Belief:
         moved = {name: (centre + shifts.get(name, 0.0), *slopes) for name, (centre, *slopes) in self.lines.items()}
         return replace(self, lines=moved).before.after(self.evidence)
 
-    @cached_property
+    @once
     def logits(self) -> Mapping[str, Array]:
         """By backend: logit of the chance at each node of its grid."""
         return {name: centre + on_grid(*slopes) for name, (centre, *slopes) in self.lines.items()}
@@ -226,7 +226,7 @@ class Belief:
             self._by_node[key] = channel.p(self.logits[backend])
         return self._by_node[key]
 
-    @cached_property
+    @once
     def _by_node(self) -> dict[tuple[str, float, float], Array]:
         return {}
 
@@ -242,7 +242,7 @@ class Belief:
             self._p_correct[key] = self._mean(backend, channel)
         return self._p_correct[key]
 
-    @cached_property
+    @once
     def _p_correct(self) -> dict[tuple[str, float, float], float]:
         return {}
 
@@ -307,7 +307,7 @@ class Belief:
         p, ease = self.by_node(answer.backend, answer.channel), self.ease(answer.backend, answer.shared)
         return p * _between(answer.if_right_hard, answer.if_right, ease), (1 - p) * _between(answer.if_wrong_hard, answer.if_wrong, ease)
 
-    @cached_property
+    @once
     def chances(self) -> tuple[float, ...]:
         """Chance that each answer seen is right, in the order of `evidence`."""
         return tuple(self.chance(answer) for answer in self.evidence)
@@ -318,12 +318,12 @@ class Belief:
             return self.p_correct(answer.backend, answer.channel)
         return float(self.weights_of(answer.backend) @ self.right_by_node(answer))
 
-    @cached_property
+    @once
     def best(self) -> float:
         """Chance that the best answer so far is right; 0 where there is none."""
         return max(self.chances, default=0.0)
 
-    @cached_property
+    @once
     def best_answer(self) -> Evidence | None:
         """The answer that is likeliest right; None where there is no answer."""
         return self.evidence[self.chances.index(self.best)] if self.evidence else None
@@ -337,7 +337,7 @@ class Belief:
             return right
         return np.asarray(self.carried(self.weights_of(origin)[None], right[None], origin, backend)[1][0])
 
-    @cached_property
+    @once
     def _best_right(self) -> Array:
         assert self.best_answer is not None, "asked for where there is an answer"
         return self.right_by_node(self.best_answer)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from difficulty.curves import Curves
+from difficulty.once import once
 from policies.plans import Plan
 
 ForcedBy = Literal["request", "session", "fallback"]
@@ -87,7 +87,7 @@ class Facts:
     draw: float | None = None
     """Uniform in [0, 1), where the policy explores: chance comes in as data."""
 
-    @cached_property
+    @once
     def size(self) -> Size:
         """All that prices and times depend on."""
         return Size(self.input_tokens, self.max_tokens, self.read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import count, groupby, takewhile
 from math import exp, hypot, inf, log, prod, sqrt
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from difficulty.belief import PLAIN, TINY, Array, Belief, Channel, sigmoid
 from difficulty.curves import PlanFit
+from difficulty.once import once
 from policies.batches import unpriced
 from policies.facts import Facts, Market, Size
 from policies.plans import BestOfN, Ensemble, Member, Plan, Revise, Single, Source, TreeSearch
@@ -60,28 +61,28 @@ class Outline:
     plan: Plan
     rows: tuple[Stage, ...]
 
-    @cached_property
+    @once
     def stretches(self) -> Sequence[tuple[Stage, int]]:
         """Its stages, those that are alike and follow each other together: (stage, times)."""
         return [(stage, len(list(alike))) for stage, alike in groupby(self.rows)]
 
-    @cached_property
+    @once
     def beginnings(self) -> Sequence[Outline]:
         """As far as it is looked at, for it may be given up after any stage: 1, 4, 16, ... stages, and all."""
         shorter = takewhile(lambda n: n < len(self.rows), (4**k for k in count()))
         return [*(Outline(self.plan, self.rows[:n]) for n in shorter), self]
 
-    @cached_property
+    @once
     def worst(self) -> tuple[float, float]:
         """(US dollars, seconds) at the 95th percentile if no stage ends early."""
         return worst(self.rows)
 
-    @cached_property
+    @once
     def usual_s(self) -> float:
         """Seconds if no stage ends early and each takes what it usually does; what was never timed counts as 0 s."""
         return sum(row.latency_s for row in self.rows if row.worst_s)
 
-    @cached_property
+    @once
     def prices(self) -> Array:
         """US dollars, seconds and draws of one stage of each stretch, [3, S]."""
         return np.array([(stage.cost_usd, stage.latency_s, float(stage.draws)) for stage, _ in self.stretches]).T

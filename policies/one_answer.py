@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
+from difficulty.once import once
 from policies.facts import Considered
 from policies.forecast import chance_in_time, one_answer
 from policies.limits import over_limits, unfit
@@ -26,7 +26,7 @@ def only_unscored(plans: Sequence[Plan]) -> bool:
 class OneAnswer(Optimisation):
     """One decision among plans that are `only_unscored`."""
 
-    @cached_property
+    @once
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
         return tuple([self._look(plan) for plan in self.policy.plans])
@@ -41,7 +41,7 @@ class OneAnswer(Optimisation):
         refused = over_limits(self.facts, worst_usd, worst_s, plan) or self._without_reserve(plan, worst_s)
         return Considered(plan, quality, usd, worst_usd, seconds, worst_s, utility_usd, refused)
 
-    @cached_property
+    @once
     def _spent(self) -> dict[str, tuple[float, float, float, float]]:
         """By plan that is fit: US dollars and at worst, seconds and at worst."""
         fit = [plan for plan in self.policy.plans if isinstance(plan, Single) and not unfit(plan, self.facts)]

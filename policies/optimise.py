@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import inf, ulp
 from operator import itemgetter
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief
+from difficulty.once import once
 from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outline, Stage, chance_in_time, in_time, left, outline
@@ -132,7 +132,7 @@ class Optimisation:
         others = [self._rank(c.quality, c.utility_usd) for c in other.considered if not c.refused]
         return rank > self._rank_of_stopping and all(rank >= self._alike(rival) for rival in others)
 
-    @cached_property
+    @once
     def considered(self) -> tuple[Considered, ...]:
         """Every plan of the policy as it looks now, in the policy's order."""
         then = dict(zip(self._prospects, self._sequels(list(self._prospects.values())), strict=True))
@@ -140,16 +140,16 @@ class Optimisation:
 
     # --- one plan -------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @once
     def _tables(self) -> Tables:
         return self.shared or Tables(self.belief, self.market)
 
-    @cached_property
+    @once
     def _prospects(self) -> dict[str, Prospect]:
         drawn = [self.facts.begun.get(key, 0) for key in self._begun]
         return dict(zip(self._begun, self._prospects_of(list(self._begun.values()), *drawn), strict=True)) if drawn else {}
 
-    @cached_property
+    @once
     def _begun(self) -> dict[str, list[Outline]]:
         fit = [plan for plan in offered(self.policy.plans, self.facts) if not unfit(plan, self.facts)]
         return {plan.key: list(self._wholes(plan, self.facts.begun.get(plan.key, 0))) for plan in fit}
@@ -217,7 +217,7 @@ class Optimisation:
     def _in_time(self, way: Outline) -> float:
         return chance_in_time(way.usual_s, way.worst[1], self.facts.left_s)
 
-    @cached_property
+    @once
     def _reserves(self) -> list[tuple[float, str]]:
         """Of the two quickest backends: the shortest first step that there is money for, in seconds at the 95th percentile."""
         found: dict[str, float] = {}
@@ -266,7 +266,7 @@ class Optimisation:
             self._wrong[backend] = all_wrong(self.belief.by_node(backend), weights, most + BATCHES[-1])
         return self._wrong[backend]
 
-    @cached_property
+    @once
     def _wrong(self) -> dict[str, list[float]]:
         return {}
 
@@ -347,7 +347,7 @@ class Optimisation:
     def _price(self, cost_usd: float, latency_s: float) -> float:
         return cost_usd * self.facts.cost_multiplier + self.policy.objective.value_of_second_usd * latency_s
 
-    @cached_property
+    @once
     def _floor(self) -> float:
         """The quality to be reached first; none where money is so scarce that only the cheapest may be bought."""
         return max(self.facts.quality_floor, self.policy.objective.floor) if self.facts.cost_multiplier < MOST else 0.0

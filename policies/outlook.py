@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from difficulty.belief import PLAIN, TINY, Array, Belief, Channel, Scores, logit
+from difficulty.once import once
 from difficulty.pooled import vote
 from difficulty.votes import Tally, Votes
 from policies.facts import Market
@@ -121,17 +122,17 @@ class Point:
             under, made = before.under * under, before.under * made
         return cls(kind, draws, under, made, made * kind.ends_right(draws))
 
-    @cached_property
+    @once
     def misses(self) -> Array:
         """Chance at each node that no draw of a stage is right, [J]."""
         return np.asarray((1 - self.kind.p) ** self.draws)
 
-    @cached_property
+    @once
     def step(self) -> Array:
         """Chance that the best score is in the bin."""
         return self.under[1:] - self.under[:-1]
 
-    @cached_property
+    @once
     def held(self) -> Array:
         """The same, and the answer right."""
         return self.step * self.kind.right
@@ -154,7 +155,7 @@ class Way:
     leader: Array | None = None
     """Chance at each node that the vote's leader is right, [J]."""
 
-    @cached_property
+    @once
     def end(self) -> Point:
         """Where it stands at its end; what nothing scores is in one bin."""
         if self.alone is None:

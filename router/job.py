@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import inf
 from typing import Literal
 
@@ -20,6 +19,7 @@ from adapters.types import ChatRequest
 from difficulty import pooled
 from difficulty.belief import PLAIN, Belief, Channel, Evidence, Success
 from difficulty.conversation import conversation_text
+from difficulty.once import once
 from difficulty.probe import Estimate
 from policies.facts import Considered, Decision, Facts, ForcedBy
 from policies.pacing import Pace
@@ -146,7 +146,7 @@ class Job:
         """The worst case of the likely first call: held while the request is counted, so that one answer asks the ledger only twice."""
         return self.run.worst(self.ask.plan or self.policy.all_plans[0], self.request)
 
-    @cached_property
+    @once
     def barred(self) -> frozenset[str]:
         """Backends whose answers the key may not buy."""
         return frozenset(name for name in self.parts.backends if not self.ask.purse.key.may_buy(name))
@@ -156,32 +156,32 @@ class Job:
         """The chat request to be answered."""
         return self.ask.request
 
-    @cached_property
+    @once
     def form(self) -> Check | None:
         """What the request's own schema says of an answer; None where it has none."""
         return form_of(self.request)
 
-    @cached_property
+    @once
     def text(self) -> str:
         """What is classified: the conversation, not its last line."""
         return conversation_text(self.request.messages)
 
-    @cached_property
+    @once
     def input_tokens(self) -> int:
         """Length of the prompt, as the policy's first backend counts it."""
         return self.parts.backends[self.policy.all_plans[0].backends[0]].count_tokens(self.request)
 
-    @cached_property
+    @once
     def draw(self) -> float | None:
         """Where the policy explores: the number, drawn once, by which it does."""
         return random.random() if isinstance(self.policy, Optimiser) and self.policy.explore else None
 
-    @cached_property
+    @once
     def digest(self) -> str:
         """Of the policy, with prices and curves."""
         return self.parts.digest(self.policy)
 
-    @cached_property
+    @once
     def rule_of_thumb(self) -> Estimate:
         """The heuristic's estimate: for backends that the probe does not know, and where there is no probe."""
         return self.parts.heuristic.estimate([self.text])[0]
@@ -301,7 +301,7 @@ class Job:
         last = {a.plan.key: a for a in self.actions if isinstance(a.plan, BestOfN) and a.plan.verifier and a.plan.select == "best"}
         return {key: a.before + a.answers for key, a in last.items() if a.answers and not a.exhausted and not a.error}
 
-    @cached_property
+    @once
     def single_only(self) -> bool:
         """No harm by default: tool calls and content that is not text are answered once, and so are several choices."""
         fields = self.request.extra.keys() & {"tools", "functions", "audio", "modalities"}
