@@ -12,7 +12,7 @@ from policies.explore import explored
 from policies.facts import Cause, Decision, Facts, ForcedBy, Market, NothingToRun
 from policies.forecast import left
 from policies.limits import broken, unfit
-from policies.one_answer import OneAnswer, only_unscored
+from policies.one_answer import OneAnswer
 from policies.optimise import Optimisation
 from policies.plans import Plan
 from policies.policy import Optimiser, Policy
@@ -49,7 +49,7 @@ def next_draws(policy: Policy, market: Market, facts: Facts, belief: Belief, pla
 
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:
     if isinstance(policy, Optimiser):
-        return (OneAnswer if only_unscored(policy.plans) else Optimisation)(policy, market, facts, belief)
+        return (OneAnswer if policy.unscored else Optimisation)(policy, market, facts, belief)
     return RuleBook(policy, market, replace(facts, done=facts.tried), belief)  # in their order, so none is taken up again
 
 

@@ -168,9 +168,14 @@ def _read_by(plan: Source, market: Market, size: Size) -> Size:
     return size._replace(read=size.read | {name for name in (plan.backend, plan.verifier) if name in market.caches})
 
 
-def one_answer(plan: Single, market: Market, facts: Facts) -> tuple[float, float, float, float]:
+def one_answer(plan: Single, market: Market, size: Size) -> tuple[float, float, float, float]:
     """What a plan of one answer costs and takes: US dollars and at worst, seconds and at worst, as the numbers of its one `Stage`."""
-    return _corrected(_spent(plan.backend, plan.verifier, market, facts.size, 1), market.curves.plan(plan.key))
+    return _one_answer(plan.key, plan.backend, plan.verifier, market, size)
+
+
+@lru_cache(maxsize=4096)
+def _one_answer(key: str, backend: str, verifier: str | None, market: Market, size: Size) -> tuple[float, float, float, float]:
+    return _corrected(_spent(backend, verifier, market, size, 1), market.curves.plan(key))
 
 
 @lru_cache(maxsize=4096)

@@ -10,20 +10,18 @@ from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
 def unfit(plan: Plan, facts: Facts) -> str:
     """Why a plan may not be run in this request; empty if it may."""
-    if reason := broken(plan, facts):
+    if facts.down and (reason := broken(plan, facts)):
         return reason
     for name in facts.barred and plan.backends:
         if name in facts.barred:
             return f"this key may not use backend '{name}'"
     if plan.key in facts.done:
         return "already run"
-    return _too_many(plan, facts)
+    return "" if isinstance(plan, Single) else _too_many(plan, facts)
 
 
 def broken(plan: Plan, facts: Facts) -> str:
     """What of that which a plan needs is down; empty if nothing is. Of several backends one is enough."""
-    if not facts.down:
-        return ""
     if all(name in facts.down for name in plan.backends):
         return " and ".join(f"backend '{name}'" for name in plan.backends) + " is down"
     return f"verifier '{plan.verifier}' is down" if plan.verifier in facts.down else ""

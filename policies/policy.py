@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from policies.plans import Frozen, Plan
+from policies.plans import Frozen, Plan, Single
 
 MOST = 2.0**30
 """The highest multiplier: at it the cheapest plan is always the best."""
@@ -151,6 +151,11 @@ class Optimiser(Frozen):
     def all_plans(self) -> tuple[Plan, ...]:
         """Every plan this policy can run."""
         return self.plans
+
+    @cached_property
+    def unscored(self) -> bool:
+        """Whether each of its plans is one answer that nothing scores."""
+        return all(isinstance(plan, Single) and plan.verifier is None for plan in self.plans)
 
 
 class Range(Frozen):

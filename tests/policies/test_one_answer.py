@@ -14,7 +14,6 @@ from difficulty.belief import Belief, Evidence
 from difficulty.curves import Curves, Latency, Tokens
 from policies.decide import decide
 from policies.facts import Decision, Facts, Market, NothingToRun
-from policies.one_answer import only_unscored
 from policies.optimise import Optimisation
 from policies.plans import Single
 from policies.policy import Optimiser, Policy
@@ -66,9 +65,9 @@ def test_it_is_the_general_decision(ease: float, seen: list[str], limits: dict[s
 
 def test_it_is_for_unscored_answers_only() -> None:
     """A verifier, or several samples, and the general way decides: there something may follow."""
-    assert only_unscored(policy([SMALL, LARGE]).plans)
-    assert not only_unscored(policy([SMALL, {"single": {"backend": "large", "verifier": "reward"}}]).plans)
-    assert not only_unscored(policy([SMALL, {"best_of_n": {"backend": "large", "n": 3, "select": "majority"}}]).plans)
+    assert policy([SMALL, LARGE]).unscored
+    assert not policy([SMALL, {"single": {"backend": "large", "verifier": "reward"}}]).unscored
+    assert not policy([SMALL, {"best_of_n": {"backend": "large", "n": 3, "select": "majority"}}]).unscored
 
 
 def test_a_second_backend_stays_in_reserve() -> None:
