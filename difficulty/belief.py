@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from difficulty.frozen import frozen
 from difficulty.once import once
 from difficulty.votes import Tally
 
@@ -160,7 +161,7 @@ class Scores:
         return Evidence(backend, channel, *easy, *hard, shared=self.shared)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Evidence:
     """One answer seen: which backend drew it through which channel, and the likelihood of its score if right and if wrong.
 
@@ -185,7 +186,7 @@ class Evidence:
         return self.if_right == self.if_wrong == 1.0 and self.if_right_hard is None and self.if_wrong_hard is None
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Belief:
     """Weights over the nodes, each backend's logit as a line, and the answers seen so far."""
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from difficulty.belief import sigmoid
 from difficulty.encoders import Encoder, Encoding, View
 from difficulty.errors import ArtifactError
+from difficulty.frozen import frozen
 
 Array = NDArray[np.float64]
 Source = Literal["probe", "heuristic", "fallback"]
@@ -24,7 +25,7 @@ SCALARS = 2
 """Columns beside the hidden state: log(1 + tokens), and the prompt's negative log-likelihood a token."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Estimate:
     """How hard one prompt looks, for each backend."""
 

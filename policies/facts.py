@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from difficulty.curves import Curves
+from difficulty.frozen import frozen
 from difficulty.once import once
 from policies.plans import Plan
 
@@ -50,7 +51,7 @@ class Size(NamedTuple):
     read: frozenset[str]
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Facts:
     """One request, as it stands when something is to be decided."""
 
@@ -112,7 +113,7 @@ Cause = Literal["utility", "floor", "rule", "forced", "session", "fallback", "ex
 """Why an action was chosen: its utility, the quality floor, a rule, the caller, a probe that is down, chance; or nothing more pays."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Considered:
     """One plan as it looked when it was considered."""
 
@@ -133,7 +134,7 @@ class Considered:
     """The same of `latency_s`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """The next action: run `plan`, or stop with the best answer so far (None)."""
 

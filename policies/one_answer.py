@@ -7,9 +7,8 @@ Nothing can be seen of such an answer, so a plan is worth the likelier right of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-
+from difficulty.frozen import frozen
 from difficulty.once import once
 from policies.facts import Considered
 from policies.forecast import chance_in_time, one_answer
@@ -18,7 +17,7 @@ from policies.optimise import Optimisation
 from policies.plans import Single
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class OneAnswer(Optimisation):
     """One decision of a policy that is `unscored`."""
 

@@ -11,7 +11,7 @@ hand, which is what a reserve is for, a step need only usually be in time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import inf, ulp
 from operator import itemgetter
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from difficulty.belief import Array, Belief
+from difficulty.frozen import frozen
 from difficulty.once import once
 from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
@@ -43,7 +44,7 @@ Start = tuple[Array, Array | None]
 """Beliefs to start from, [F, N], and the chance at each node that the best answer so far is right (None: there is none)."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prospect:
     """A plan as far as it is worth going, and how it is expected to end."""
 
@@ -77,7 +78,7 @@ class Prospect:
         return self.ending[1], self.ending[2]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sequel:
     """What the best plan to follow adds, times the chance that it comes to that."""
 
@@ -86,7 +87,7 @@ class Sequel:
     latency_s: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Optimisation:
     """One decision of an optimiser."""
 

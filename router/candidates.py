@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from adapters.answers import normalise
 from adapters.types import Choice
+from difficulty.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """One finished answer of a run."""
 

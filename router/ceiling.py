@@ -7,10 +7,10 @@ without trial. It holds as far as token counts do: a backend that counts by esti
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from adapters.types import Backend, ChatRequest, Choice, Price, Verifier, text_of
+from difficulty.frozen import frozen
 from router.purse import Cost
 
 SCORING_TOKENS = 256
@@ -32,7 +32,7 @@ class OutOfBudget(Exception):
         self.cause: Limit = cause
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Limits:
     """Hard limits of one request. Infinity where there is none."""
 
@@ -40,7 +40,7 @@ class Limits:
     latency_s: float = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Tariff:
     """The worst cost of `n` answers of `tokens` tokens: `once_usd + n * (each_usd + tokens * token_usd)`."""
 
@@ -66,7 +66,7 @@ class Tariff:
         return int(max(0, min(tokens, (left_usd - self.once_usd - n * self.each_usd) / (n * self.token_usd) + 1e-9)))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Terms:
     """What answers of one backend to one request cost, and how long they may and use to be, in tokens."""
 

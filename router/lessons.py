@@ -23,6 +23,7 @@ from adapters.fast_json import dumps
 from adapters.sums import MemorySums, Rows, Sums
 from difficulty.belief import logit
 from difficulty.feedback import AGES, UNNAMED, Answer, Cell, Corrections, Counts, Fading, Health, added, corrections, counted, health
+from difficulty.frozen import frozen
 from router.errors import FeedbackUnavailable, InvalidRequest, UnknownDecision
 from router.options import FeedbackOptions
 
@@ -48,7 +49,7 @@ class Given:
     """Whose key the client's is: it judges its own answers only."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sent:
     """An answer that went out, with what was believed of it."""
 

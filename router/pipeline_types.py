@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from adapters.types import ChatRequest, Delta
+from difficulty.frozen import frozen
 from policies.plans import Plan
 from router.candidates import Candidate
 from router.errors import RouterError
@@ -57,7 +58,7 @@ class ContinueFrom:
     """Where the client said so, for messages."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ask:
     """One request as the router understands it. `None` means that the client did not say; the policy's value holds."""
 
@@ -86,7 +87,7 @@ class Ask:
     """The decision's id, made here so that a stream can name it in its headers; the outcome carries the same."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What goes out: the answer, what it cost, and why it was bought."""
 

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from adapters.accounts import METERS, NANO, NOTHING, UNITS, Account, Amount, Entry, Receipt, Verdict, nano, nano_up
 from adapters.errors import LedgerError
+from difficulty.frozen import frozen
 from router.errors import LedgerDown, OverQuota, RateLimited, RouterError
 from router.keys import NOBODY, Key
 from router.teller import ASK_AGAIN_S, Teller
@@ -29,7 +30,7 @@ Cover = Literal["held", "less", "refused"]
 """The price of a call is held; or the key has less left than was known, so that a smaller call may do; or it may not be made."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cost:
     """Dollars and tokens, as a run counts them."""
 

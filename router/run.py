@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from adapters.errors import AdapterError, BackendError, BackendMalformed, VerifierError
 from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta, Features, Verdict, Verifier
+from difficulty.frozen import frozen
 from policies.plans import Plan
 from router.candidates import Candidate
 from router.ceiling import Limit, Tariff, Terms, answer_tariff, scoring_usd
@@ -48,7 +49,7 @@ Failure = OutOfBudget | BackendError
 """Why answers were asked for and none came."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallRecord:
     """One line of the trace: a call to a backend or verifier, as it was paid for."""
 
@@ -72,7 +73,7 @@ class CallRecord:
     """As the provider names what answered; empty where it does not say."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scored:
     """A verifier's word on one answer, calibrated."""
 

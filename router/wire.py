@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NoReturn
 
 import orjson
 
 from adapters.traceparent import HEADER
 from adapters.types import ChatRequest, Message
+from difficulty.frozen import frozen
 from router.errors import InvalidRequest, have_instead
 from router.extras import parse_extras
 from router.lessons import Given
@@ -50,7 +51,7 @@ FEEDBACK_SCHEMA: Mapping[str, Any] = {
 """The body of `POST /v1/feedback`, as the OpenAPI document shows it. Comments are not taken: nothing here would read them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Incoming:
     """A parsed request: what is asked, and how the answer is to be sent."""
 
