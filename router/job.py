@@ -149,7 +149,8 @@ class Job:
     @once
     def barred(self) -> frozenset[str]:
         """Backends whose answers the key may not buy."""
-        return frozenset(name for name in self.parts.backends if not self.ask.purse.key.may_buy(name))
+        key = self.ask.purse.key
+        return frozenset() if key.backends is None else frozenset(name for name in self.parts.backends if not key.may_buy(name))
 
     @property
     def request(self) -> ChatRequest:
@@ -266,34 +267,36 @@ class Job:
 
     def facts(self) -> Facts:
         """The request as it stands now."""
-        floors = (self.policy.limits.quality_floor, self.ask.purse.key.limits.quality_floor, self.ask.min_quality)
-        forced: tuple[tuple[ForcedBy, Plan | None], ...]
-        forced = (("request", self.ask.plan), ("session", self.kept), ("fallback", self.fallback))
-        by, plan = next((row for row in forced if row[1] is not None), forced[0])
-        ran, begun = {key for a in self.actions for key in a.plan.covers}, self._begun
-        ran |= {a.plan.key for a in self.recalled if a.exhausted}
+        run, request, ask, begun = self.run, self.request, self.ask, self._begun
+        by: ForcedBy = "request" if ask.plan else "session" if self.kept else "fallback" if self.fallback else "request"
+        ran = {key for a in self.actions for key in a.plan.covers} | {a.plan.key for a in self.recalled if a.exhausted}
+        caches = self.parts.market.caches
         return Facts(
             input_tokens=self.input_tokens,
-            max_tokens=self.request.max_tokens,
-            tags=dict(self.ask.tags),
+            max_tokens=request.max_tokens,
+            tags=dict(ask.tags),
             single_only=self.single_only,
-            greedy=self.request.temperature == 0,
-            spent_usd=self.run.spent_usd,
-            elapsed_s=self.run.elapsed_s,
-            ceiling_usd=self.run.ceiling_usd,
+            greedy=request.temperature == 0,
+            spent_usd=run.spent_usd,
+            elapsed_s=run.elapsed_s,
+            ceiling_usd=run.ceiling_usd,
             deadline_s=self.limits.latency_s,
             first_token_s=self.first_token_limit_s,
             cost_multiplier=self.cost_multiplier,
-            quality_floor=max(floor or 0.0 for floor in floors),
+            quality_floor=self._quality_floor,
             done=frozenset(ran - begun.keys()),
             begun=begun,
-            down=self.run.down,
-            read=frozenset(call.target for call in self.run.calls if call.outcome == "ok") & self.parts.market.caches,
+            down=run.down,
+            read=caches and frozenset([call.target for call in run.calls if call.outcome == "ok"]) & caches,
             barred=self.barred,
-            forced=plan,
+            forced=ask.plan or self.kept or self.fallback,
             forced_by=by,
             draw=self.draw,
         )
+
+    @property
+    def _quality_floor(self) -> float:
+        return max(self.policy.limits.quality_floor or 0.0, self.ask.purse.key.limits.quality_floor or 0.0, self.ask.min_quality or 0.0)
 
     @property
     def _begun(self) -> dict[str, int]:

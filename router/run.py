@@ -181,6 +181,8 @@ class Run:
     @property
     def down(self) -> frozenset[str]:
         """Backends and verifiers that failed."""
+        if not self.degraded:
+            return frozenset()
         marks = (mark.partition(":") for mark in self.degraded)
         return frozenset(name for kind, _, name in marks if kind in ("backend", "verifier"))
 
@@ -193,7 +195,7 @@ class Run:
     @property
     def spent_usd(self) -> float:
         """US dollars of all calls that ended."""
-        return sum(call.cost_usd for call in self.calls)
+        return sum([call.cost_usd for call in self.calls])
 
     @property
     def elapsed_s(self) -> float:
@@ -203,7 +205,7 @@ class Run:
     @property
     def cost(self) -> Cost:
         """Dollars and tokens of all calls that ended: what the key is to pay."""
-        return Cost(self.spent_usd, sum(call.input_tokens + call.output_tokens for call in self.calls))
+        return Cost(self.spent_usd, sum([call.input_tokens + call.output_tokens for call in self.calls]))
 
     @property
     def ceiling_usd(self) -> float:
