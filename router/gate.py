@@ -8,6 +8,7 @@ paid for what it produced, and told so: with 503, or by an error event that ends
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 from starlette.responses import Response
@@ -82,7 +83,7 @@ class Gated:
             await self._inside(scope, receive, send)
 
     def _heavy(self, scope: Scope) -> RouterError | None:
-        if sum(len(name) + len(value) for name, value in scope["headers"]) <= self._gate.max_header_kb << 10:
+        if sum([len(name) + len(value) for name, value in scope["headers"]]) <= self._gate.max_header_kb << 10:
             return None
         return HeadersTooLarge(f"the headers are over {self._gate.max_header_kb} KB, the limit of this server (server.max_header_kb)")
 
@@ -90,9 +91,9 @@ class Gated:
         task, sent = asyncio.current_task(), list[Message]()
         assert task is not None, "every request has a task"
 
-        async def sending(message: Message) -> None:
-            sent[:] = [*sent[:1], message]
-            await send(message)
+        def sending(message: Message) -> Awaitable[None]:
+            sent[1:] = [message]
+            return send(message)
 
         self._gate.enter(task)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -9,12 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from difficulty.heuristic import HeuristicProbe, hardness
+from difficulty.heuristic import _ASKED, _BOUND, HeuristicProbe, _words, hardness
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_a_prompt_that_says_more_is_never_easier(text: str, more: str) -> None:
     assert hardness(f"{text} {more}") >= hardness(text)
+
+
+@given(st.lists(st.sampled_from([*_ASKED, *_BOUND, "optimize", "Optimise", "WHY", "somehow", "plans", "_not", "at", "2not", "-", "é"])))
+def test_words_count_whole_and_in_any_case(said: list[str]) -> None:
+    """As the plain pattern finds them, one after the other."""
+    for words in (_ASKED, _BOUND):
+        plain = re.compile(rf"\b(?:{'|'.join(words)})\b", re.I)
+        for text in (" ".join(said), "".join(said), "-".join(said)):
+            assert len(_words(*words).findall(text.lower())) == len(plain.findall(text))
 
 
 @pytest.mark.parametrize(
