@@ -289,8 +289,8 @@ class Belief:
     def _with(self, silent: tuple[Evidence, ...]) -> Belief:
         """The same with answers that say nothing; what is known of the backends is so still."""
         found = replace(self, evidence=self.evidence + silent)
-        known = ((name, self.__dict__.get(name)) for name in ("logits", "_by_node", "_p_correct"))
-        found.__dict__.update((name, value) for name, value in known if value is not None)
+        known = self.__dict__
+        found.__dict__.update({name: known[name] for name in ("logits", "_by_node", "_p_correct") if name in known})
         return found
 
     @property
@@ -355,12 +355,16 @@ class Belief:
 
     def as_json(self) -> dict[str, Any]:
         """For the decision log: `from_json` builds the same belief again."""
+        return {**self._unseen, "evidence": [_row(answer) for answer in self.evidence]}
+
+    @once
+    def _unseen(self) -> dict[str, Any]:
+        """What of `as_json` an answer that says nothing leaves as it is."""
         return {
             "source": self.source,
             "tempering": self.tempering,
             "p_correct": {name: self.p_correct(name) for name in self.lines},
             "lines": {name: list(line) for name, line in self.lines.items()},
-            "evidence": [_row(answer) for answer in self.evidence],
         }
 
     @classmethod

@@ -108,10 +108,11 @@ def _refusal(loc: tuple[int | str, ...], kind: str, message: str) -> InvalidRequ
 
 def _from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     """The `outlay` object that the headers spell."""
-    for name in headers:
-        if name.startswith(HEADER) and name.removeprefix(HEADER) not in READERS:
+    ours = [name for name in headers if name.startswith(HEADER)]
+    for name in ours:
+        if name.removeprefix(HEADER) not in READERS:
             raise InvalidRequest(f"no such header '{name}'; {have_instead(name, map(HEADER.__add__, READERS))}", param=name)
-    found = {key: read(key, headers[HEADER + key]) for key, read in READERS.items() if HEADER + key in headers}
+    found = {key: read(key, headers[HEADER + key]) for key, read in READERS.items() if HEADER + key in headers} if ours else {}
     if "x-session-id" in headers:
         found.setdefault("session", headers["x-session-id"])
     return {key.replace("-", "_"): value for key, value in found.items()}

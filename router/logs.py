@@ -42,6 +42,12 @@ class Text(logging.Formatter):
             self._second, self._name = int(record.created), super().formatTime(record, "%Y-%m-%d %H:%M:%S")
         return f"{self._name},{record.msecs:03.0f}"
 
+    def format(self, record: logging.LogRecord) -> str:
+        """As the base class would by the template, for a line without a trace: half of what such a line cost."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.name}: {record.getMessage()}"
+
 
 class Json(logging.Formatter):
     """One object a line: time, level, logger, message; of a request its decision's id and what was bought."""

@@ -191,7 +191,7 @@ class Router:
         """The request with the conversation that it goes on from, and with the backend that it must stay with."""
         job = self._open(await self.threads.continued(ask))
         backend = await self.threads.backend_of(job.ask)
-        if any(backend in plan.backends for plan in job.policy.all_plans):
+        if backend is not None and any(backend in plan.backends for plan in job.policy.all_plans):
             job.kept = Single(backend=backend)
         return job
 
@@ -429,7 +429,7 @@ def _check_allowed(job: Job, name: str) -> None:
         raise Forbidden(f"this key may not use model '{name}'; {have_instead(name, key.models or ())}", param="model")
     if barred := next((name for name in plan.backends if name in job.barred), None) if plan else None:
         raise Forbidden(f"this key may not use backend '{barred}'", param="outlay.plan")
-    if all(job.barred.intersection(plan.backends) for plan in job.policy.all_plans):
+    if job.barred and all(job.barred.intersection(plan.backends) for plan in job.policy.all_plans):
         raise Forbidden(f"this key may use no backend of '{name}'", param="model")
 
 

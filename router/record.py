@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from itertools import accumulate
-from math import inf
+from math import inf, isfinite
 from operator import attrgetter
 from typing import Any
 
@@ -160,13 +160,18 @@ def _considered(row: Considered) -> dict[str, Any]:
     whose expected part is in `then`."""
     if row.refused and not row.cost_usd:
         return {"plan": row.plan.key, "refused": row.refused}
-    numbers: dict[str, Any] = {name: round(number, 9) for name, number in _numbers(row).items()}
+    numbers: dict[str, Any] = {name: _rounded(number) for name, number in _numbers(row).items()}
     if not row.latency_q95_s:
         numbers["latency_q95_s"] = None
     if row.then_usd or row.then_s:
-        numbers |= {"cost_usd": round(row.cost_usd - row.then_usd, 9), "latency_s": round(row.latency_s - row.then_s, 9)}
-        numbers["then"] = {"cost_usd": round(row.then_usd, 9), "latency_s": round(row.then_s, 9)}
+        numbers |= {"cost_usd": _rounded(row.cost_usd - row.then_usd), "latency_s": _rounded(row.latency_s - row.then_s)}
+        numbers["then"] = {"cost_usd": _rounded(row.then_usd), "latency_s": _rounded(row.then_s)}
     return {"plan": row.plan.key} | numbers | ({"refused": row.refused} if row.refused else {})
+
+
+def _rounded(number: float) -> float:
+    """To nine digits: `round(number, 9)`, which writes the number out to read it again, at a third of its time."""
+    return round(number * 1e9) / 1e9 if isfinite(number) else number
 
 
 def _call(call: CallRecord) -> dict[str, Any]:

@@ -221,6 +221,11 @@ class Run:
 
     async def _held(self, cut: Callable[[], tuple[T, Cost]]) -> tuple[T, Cost]:
         """What `cut` makes of a call with the money there is, and its worst cost, which nobody beside it gets until it is let go."""
+        if self.purse.teller is None:  # bottomless: there is nobody to ask
+            call, worst = cut()
+            self._remaining_s()
+            self._reserved_usd += worst.usd
+            return call, worst
         for _ in range(CUTS):
             call, worst = cut()
             found = await self._hold(worst, self._remaining_s())

@@ -55,7 +55,7 @@ class Threads:
 
     async def note(self, ask: Ask, outcome: Outcome) -> None:
         """Remember what a later request may ask for."""
-        first = rendered(outcome.candidates[0].choice)
+        first = outcome.candidates[0].choice.message or {}
         names = [_turn(ask.request.messages, mark) for mark in _marks(first)]
         for name in [*names, *([f"session/{ask.session}"] if ask.session else [])]:
             await self._cache.set(_key(ask.purse.owner, name), outcome.model.encode(), self._options.ttl_s)
