@@ -290,7 +290,7 @@ class Belief:
         """The same with answers that say nothing; what is known of the backends is so still."""
         found = replace(self, evidence=self.evidence + silent)
         known = self.__dict__
-        found.__dict__.update({name: known[name] for name in ("logits", "_by_node", "_p_correct") if name in known})
+        found.__dict__.update({name: known[name] for name in ("logits", "_by_node", "_p_correct", "_unseen") if name in known})
         return found
 
     @property
