@@ -1,8 +1,10 @@
-"""How numbers are written down in a decision's record, and lines in the server's log: quicker than the library does it, and as it does."""
+"""A decision's record: every field is explained, and its numbers, as lines of the server's log, are written quicker than the library does
+it, and as it does."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from router.logs import Text
 from router.record import _rounded
+from router.render import decision_block
+from tests.router.test_pipeline import a_router, an_ask
 
 FORM = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -32,3 +36,12 @@ def test_a_line_is_as_its_template_says(error: Exception | None) -> None:
     record = logging.LogRecord("outlay", logging.INFO, "", 0, "%s %d", ("answered", 3), error and (type(error), error, None))
     quick, formatter = Text(FORM), Text(FORM)
     assert quick.format(record) == logging.Formatter.format(formatter, record)
+
+
+async def test_every_field_is_explained() -> None:
+    """On the page of the decision block, by its name."""
+    found = decision_block(await a_router().answer(an_ask()))
+    decision, page = found["decisions"][0], (Path(__file__).parents[2] / "docs" / "decision-block.md").read_text()
+    rows = (found, decision, *found["actions"], *found["calls"], decision["facts"], decision["belief"], *decision["considered"])
+    named = {name for row in rows for name in row}
+    assert {name for name in named if f"`{name}`" not in page} == set()
