@@ -129,7 +129,7 @@ class Job:
             weigh=self.weighed,
             fault=self.form or (lambda choice: ""),
             purse=ask.purse,
-            scope=f"{ask.purse.owner}/{ask.cache.namespace}",
+            scope=repr((ask.purse.owner, ask.cache.namespace)),  # so that no namespace reads like another key's
             typical_tokens={name: tokens.q95(self.input_tokens) for name, tokens in curves.tokens.items()},
         )
         if self.bypass:

@@ -360,11 +360,11 @@ async def test_models_keep_what_they_read_apart_by_key_and_namespace(client: Cli
     """Or a prompt that is suddenly cheap would tell a tenant that another had asked it."""
     scopes, complete = list[str](), ScriptedBackend.complete
     monkeypatch.setattr(ScriptedBackend, "complete", lambda self, request, call: scopes.append(call.scope) or complete(self, request, call))
-    mine, other = client(), client()
-    for one, namespace in ((mine, None), (mine, None), (mine, "apart"), (other, None)):
+    mine, other = client(tenant="mine"), client(tenant="mine/x")
+    for one, namespace in ((mine, ""), (mine, ""), (mine, "x/y"), (other, ""), (other, "y")):
         await ask(one, extra_body={"cache": {"no-cache": True, **({"namespace": namespace} if namespace else {})}})
     assert scopes[0] == scopes[1]
-    assert len(set(scopes)) == 3
+    assert len(set(scopes)) == 4
 
 
 async def test_an_admin_key_sees_what_each_key_spends(client: Client) -> None:
