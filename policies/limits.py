@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from policies.facts import Facts
 from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
+ALREADY = "already run"
+
 
 def unfit(plan: Plan, facts: Facts) -> str:
     """Why a plan may not be run in this request; empty if it may."""
@@ -16,7 +18,7 @@ def unfit(plan: Plan, facts: Facts) -> str:
         if name in facts.barred:
             return f"this key may not use backend '{name}'"
     if plan.key in facts.done:
-        return "already run"
+        return ALREADY
     return "" if isinstance(plan, Single) else _too_many(plan, facts)
 
 

@@ -24,7 +24,7 @@ from difficulty.once import once
 from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outline, Stage, chance_in_time, in_time, left, outline
-from policies.limits import no_reserve, offered, over_limits, unfit
+from policies.limits import ALREADY, no_reserve, offered, over_limits, unfit
 from policies.outlook import Ints, Outlook, Tables, Way, outlooks, unscored
 from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
@@ -105,7 +105,7 @@ class Optimisation:
         if not allowed:
             if not self.belief.evidence:
                 return self._quickest(considered)
-            return Decision(None, "stop", "no plan is left that the limits allow", considered)
+            return Decision(None, "stop", f"nothing else may be run: {_refusals(considered)}", considered)
         ranks = [self._rank(c.quality, c.utility_usd) for c in allowed]
         best = self._alike(max(ranks))
         chosen, rank = min([(c, rank) for c, rank in zip(allowed, ranks, strict=True) if rank >= best], key=lambda one: one[0].cost_usd)
@@ -402,8 +402,13 @@ class Optimisation:
     def _why(self, chosen: Considered) -> str:
         now = f", against {self.belief.best:.2f} of the best answer so far" if self.belief.evidence else ""
         then = ", with what may follow it" if chosen.then_usd or chosen.then_s else ""
-        below = f"; below the floor of {self._floor:.2f}, which no plan reaches" if chosen.quality < self._floor else ""
+        below = f"; below the floor of {self._floor:.4g}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{then}{now}{below}"
+
+
+def _refusals(considered: Sequence[Considered]) -> str:
+    """Why each of them may not be run, those that were run left out."""
+    return "; ".join(f"{c.plan.key}: {c.refused}" for c in considered if c.refused != ALREADY) or "every plan was run"
 
 
 def _is_held_back(plan: Plan) -> bool:

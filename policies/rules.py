@@ -29,7 +29,9 @@ class RuleBook:
         """The next action. Raises NothingToRun if no plan may run and nothing is answered yet."""
         number, rule = next((i, rule) for i, rule in enumerate(self.policy.rules, 1) if self._matches(rule))
         if self._good_enough:
-            return Decision(None, "stop", f"the answer is right with chance {self.belief.best:.2f}, at least {self._aim:.2f}")
+            enough = f"the answer is right with chance {self.belief.best:.2f}, at least {self._aim:.2f}"
+            why = enough if self._aim else "the first answer is taken"
+            return Decision(None, "stop", why)
         considered = tuple(self._consider(plan) for plan in rule.then)
         chosen = next((c for c in considered if not c.refused), None)
         if chosen is None and self.belief.evidence:

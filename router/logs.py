@@ -95,22 +95,23 @@ def refused(error: RouterError) -> None:
 
 
 class Outages:
-    """Why backends and verifiers fail: a line for each of them at first, then for as long as it goes on one in `QUIET_S`."""
+    """Why backends and verifiers fail: a line for each of them and each cause at first, then for as long as it goes on one in `QUIET_S`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._said: dict[tuple[str, str], float] = {}
-        self._unsaid: Counter[tuple[str, str]] = Counter()
+        self._said: dict[tuple[str, str, str], float] = {}
+        self._unsaid: Counter[tuple[str, str, str]] = Counter()
 
     def tell(self, id: str, failed: Mapping[tuple[str, str], AdapterError]) -> None:
         """One line of what failed for a request and was not spoken of lately; without the words of the error, which may quote a prompt."""
         now, told = self._clock(), dict[str, str]()
-        for target, error in failed.items():
-            if now - self._said.get(target, -inf) < QUIET_S:
-                self._unsaid[target] += 1
+        for (kind, name), error in failed.items():
+            cause = kind, name, error.brief
+            if now - self._said.get(cause, -inf) < QUIET_S:
+                self._unsaid[cause] += 1
                 continue
-            more = f", and {more} more since this was last said" if (more := self._unsaid.pop(target, 0)) else ""
-            self._said[target], told[f"{target[0]} '{target[1]}'"] = now, f"{error.brief}{more}"
+            more = f", and {more} more since this was last said" if (more := self._unsaid.pop(cause, 0)) else ""
+            self._said[cause], told[f"{kind} '{name}'"] = now, f"{error.brief}{more}"
         if told:
             said = "; ".join(f"{name} failed: {why}" for name, why in told.items())
             log.warning("%s %s", id, said, extra={"outlay": {"decision_id": id, "failed": told}})

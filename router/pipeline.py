@@ -271,6 +271,8 @@ class Router:
             raise _no_answer(job, str(nothing), nothing.considered) from nothing
         if job.recalled_from and not job.decisions:
             decision = replace(decision, reason=f"goes on from answers of {job.recalled_from}: {decision.reason}")
+        if job.bypass and decision.plan is not None:
+            decision = replace(decision, reason="the request names the backend")
         job.decisions.append((facts, job.belief, decision))
         if decision.plan is None and job.best is None:
             tried = [Considered(facts.forced)] if facts.forced else decision.considered

@@ -207,6 +207,16 @@ def test_what_is_down_is_not_chosen() -> None:
     assert alone.plan == Single(backend="large")
 
 
+def test_the_last_decision_says_what_kept_the_others_from_being_run() -> None:
+    """A backend that is down is no limit."""
+    both = [{"single": {"backend": name}} for name in ("small", "large")]
+    tried = belief(0.0).after([Evidence("small")])
+    for down, why in ((frozenset({"large"}), "single(large): backend 'large' is down"), (frozenset(), "every plan was run")):
+        done = frozenset({"single(small)"} if down else {"single(small)", "single(large)"})
+        stop = decide(policy(plans=both), MARKET, replace(FACTS, down=down, done=done), tried)
+        assert (stop.plan, stop.reason) == (None, f"nothing else may be run: {why}")
+
+
 def test_a_request_that_must_be_answered_once_gets_one_answer() -> None:
     """Tool calls and the like (`single_only`) leave only plans of one answer."""
     decision = decide(policy(), MARKET, replace(FACTS, single_only=True), belief(-2.0))

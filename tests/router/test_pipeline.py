@@ -225,6 +225,7 @@ async def test_a_backends_name_bypasses_the_policy() -> None:
     outcome = await a_router().answer(an_ask(model="large"))
     assert [call["kind"] for call in outcome.decision["calls"]] == ["generate"]
     assert outcome.plan == "single(large)"
+    assert [one["reason"] for one in outcome.decision["decisions"]] == ["the request names the backend", "the first answer is taken"]
 
 
 async def test_unknown_names_are_refused_with_what_there_is() -> None:
@@ -351,22 +352,27 @@ async def test_all_backends_down_is_their_failure(plans: Any) -> None:
 class Dear(Exact):
     """A verifier whose provider quotes what it was asked."""
 
+    because = "BackendRefused 402"
+
     async def score(self, request: ChatRequest, choices: Sequence[Choice], call: Call) -> list[Verdict]:
-        raise VerifierError(self.name, f"no credit for {request.prompt}", because="BackendRefused 402")
+        raise VerifierError(self.name, f"no credit for {request.prompt}", because=self.because)
 
 
 async def test_the_log_says_who_failed_and_how_but_nothing_of_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
-    """One line for a request, of all whose failing is news; what goes on failing is said again after a minute, with how often."""
-    now = [0.0]
-    router = Router(a_router(scripted("small", fail_every=1), verifier=Dear()).parts, clock=lambda: now[0])
+    """One line for a request, of all whose failing is news, also by its cause; what goes on is said again after a minute, with how often."""
+    now, judge = [0.0], Dear()
+    router = Router(a_router(scripted("small", fail_every=1), verifier=judge).parts, clock=lambda: now[0])
     search = BestOfN(backend="large", n=2, verifier="exact")
     for now[0], plan in ((0.0, None), (0.0, search), (59.0, search), (61.0, search)):
         await router.answer(an_ask(plan=plan))
+    judge.because = "BackendRefused 401"
+    await router.answer(an_ask(plan=search))
     said = [record.getMessage() for record in caplog.records if "failed" in record.getMessage()]
     assert [line.partition(" ")[2] for line in said] == [
         "backend 'small' failed: BackendUnavailable",
         "verifier 'exact' failed: VerifierError (BackendRefused 402)",
         "verifier 'exact' failed: VerifierError (BackendRefused 402), and 1 more since this was last said",
+        "verifier 'exact' failed: VerifierError (BackendRefused 401)",
     ]
     assert all(line.startswith("dec_") for line in said)
     assert "words" not in caplog.text
