@@ -359,7 +359,7 @@ class Dear(Exact):
 
 
 async def test_the_log_says_who_failed_and_how_but_nothing_of_what_was_said(caplog: pytest.LogCaptureFixture) -> None:
-    """One line for a request, of all whose failing is news, also by its cause; what goes on is said again after a minute, with how often."""
+    """One line for a request, of all whose failing, or its cause, is news; what goes on is said after a minute again, with how often."""
     now, judge = [0.0], Dear()
     router = Router(a_router(scripted("small", fail_every=1), verifier=judge).parts, clock=lambda: now[0])
     search = BestOfN(backend="large", n=2, verifier="exact")
