@@ -57,11 +57,7 @@ def main() -> None:
     cli = parser(NAME, __doc__ or "")
     cli.add_argument("--repeat", type=int, default=5, help="decisions at each belief")
     options = cli.parse_args()
-    config = load(CONFIG)
-    policy = config.policies["balanced"]
-    assert isinstance(policy, Optimiser), "balanced is an optimiser"
-    assert config.curves is not None, "the fleet has curves"
-    market = replace(parts(without_probe(config)).market, curves=Curves.load(ROOT / config.curves))
+    policy, market = fleet()
     ten = policy.model_copy(update={"plans": (*policy.plans, *MORE)})
     plain = {name: replace(curve, own=0.0) for name, curve in market.curves.success.items()}
     fewer = replace(market, curves=replace(market.curves, success=plain))
@@ -72,6 +68,15 @@ def main() -> None:
     ]
     calls = calls_of(ten, market)
     publish(NAME, {"beliefs": len(EASES), "repeat": options.repeat, "rows": rows, "calls": calls}, page(rows, calls))
+
+
+def fleet() -> tuple[Optimiser, Market]:
+    """The fleet's policy `balanced`, and its market."""
+    config = load(CONFIG)
+    policy = config.policies["balanced"]
+    assert isinstance(policy, Optimiser), "balanced is an optimiser"
+    assert config.curves is not None, "the fleet has curves"
+    return policy, replace(parts(without_probe(config)).market, curves=Curves.load(ROOT / config.curves))
 
 
 def measured(policy: Optimiser, market: Market, failed: int, repeat: int) -> dict[str, float]:

@@ -13,24 +13,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from math import hypot
 from pathlib import Path
 from typing import Any, TypeVar
-from unittest.mock import patch
 
 import numpy as np
 from tqdm import tqdm
 
 from benchmarks.fleet_log import CONFIG, DEFAULT, read
-from benchmarks.harness import PAGES, command, interval, parser, prose, publish, table
+from benchmarks.harness import PAGES, command, engine_with, interval, parser, prose, publish, table
 from difficulty.artifact import open_probe
 from difficulty.belief import PLAIN, Belief, Scores, logit, sigmoid
 from difficulty.curves import Curves
 from difficulty.learn import fit_scores
 from difficulty.probe import Estimate
-from policies import optimise
 from policies.policy import Optimiser
 from router.assembly import parts
 from router.baselines import Array, Log, Method, baselines, best_of, cost_at, single
@@ -66,7 +63,7 @@ class World:
 
     def frontier(self, name: str, multipliers: Sequence[float]) -> Method:
         """The policy over its dial."""
-        with patch.multiple(optimise, **self.settings) if self.settings else nullcontext():
+        with engine_with(self.settings):
             runs = [play(self.parts, at(self.policy, multiplier), self.rows, self.estimates) for multiplier in multipliers]
         right, cost = (np.array([[getattr(p, of) for p in run] for run in runs]) for of in ("right", "cost_usd"))
         return Method(name, right, cost)

@@ -13,16 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fleet_log import CONFIG
+from benchmarks.decide import fleet
 from benchmarks.harness import ROOT, Array
 from difficulty.belief import Belief
-from difficulty.curves import Curves
 from policies.decide import decide
 from policies.facts import Decision, Facts, Market
 from policies.policy import Optimiser
-from router.assembly import parts
-from router.config import load
-from router.learning import without_probe
 
 EASE = {"small": -1.2, "large": -0.6}
 """The probe's word on the puzzle."""
@@ -52,11 +48,7 @@ def main() -> None:
     """Decide, and draw."""
     form = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(prog="python -m benchmarks.how_it_decides", description=__doc__, formatter_class=form).parse_args()
-    config = load(CONFIG)
-    policy = config.policies["balanced"]
-    assert isinstance(policy, Optimiser), "balanced is an optimiser"
-    assert config.curves is not None, "the fleet has curves"
-    market = replace(parts(without_probe(config)).market, curves=Curves.load(ROOT / config.curves))
+    policy, market = fleet()
     draw([moment(policy, market, title, said) for title, said in ANSWERS.items()], policy.objective.value_of_correct_usd)
     print(PICTURE)
 

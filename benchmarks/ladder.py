@@ -8,10 +8,8 @@ bins of its own. To save time a decision is made once for prompts of like length
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +17,11 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.harness import CALIBRATE, TEST, TRAIN, Array, Ints, groups
+from benchmarks.harness import CALIBRATE, TEST, TRAIN, Array, Ints, engine_with, groups
 from difficulty.belief import EASE, NODES, PRIOR, Belief, Scores, Success
 from difficulty.curves import Curves, Latency
 from difficulty.learn import GRID, fit_latency, fit_scores, fit_tokens
 from difficulty.learn_success import fit_success, posterior
-from policies import optimise
 from policies.decide import decide
 from policies.facts import Facts, Market, NothingToRun
 from policies.plans import Single
@@ -151,7 +148,7 @@ class Engine:
         timed = facts.deadline_s < float("inf")
         if timed or key not in self.known:
             try:
-                with patch.multiple(optimise, **self.settings) if self.settings else nullcontext():
+                with engine_with(self.settings):
                     plan = decide(policy, self.market, facts, belief).plan
             except NothingToRun:
                 plan = None
