@@ -1,7 +1,6 @@
-"""Any OpenAI-compatible server (OpenAI, vLLM, Ollama, llama.cpp, OpenRouter, ...) over a pooled aiohttp session: the fast path.
+"""Any OpenAI-compatible server (OpenAI, vLLM, Ollama, llama.cpp, OpenRouter, ...) over kept connections: the fast path.
 
-A call costs about as much CPU as aiohttp itself; the openai client costs 10 to 40 times that, and a strategy makes many calls for one
-request. What goes over the wire is in `openai_wire.py`; time limits and concurrency are applied around it, by `guarded.py`.
+What goes over the wire is in `openai_wire.py`, how in `http_client.py`; time limits and concurrency are applied around it, by `guarded.py`.
 
 Tokens are the provider's, else estimated. A call whose answer nobody waited for is charged its prompt, and what had come of a stream;
 what a plain answer had likely come to is known to its pool (`pool.py`).
@@ -12,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
-import aiohttp
 from pydantic import Field, SecretStr, field_validator
 
-from adapters.errors import BackendError, BackendMalformed, BackendUnavailable
+from adapters.errors import AdapterError, BackendError, BackendMalformed, BackendUnavailable
 from adapters.fast_json import dumps, loads
+from adapters.http_client import Posted, Response, Server
 from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, retry_after_s, with_usage
 from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
@@ -60,7 +59,7 @@ class OpenAIOptions(RemoteOptions):
 
 
 class OpenAIBackend:
-    """One model of one server. The session is opened with the first call, in the loop that makes it."""
+    """One model of one server. Connections are opened with the first call, in the loop that makes it."""
 
     def __init__(self, name: str, options: OpenAIOptions) -> None:
         self.name = name
@@ -72,13 +71,14 @@ class OpenAIBackend:
         can = (bool(options.continues_prefix), options.native_n, options.logprobs)
         self.features = Features(*can, context, options.max_tokens, options.caches_prefix, line.max_output if line else None)
         self.address, self.has_own_price = options.base_url, options.price is not None
-        self._url = f"{options.base_url}/chat/completions"
         secrets = _secret_headers(name, options)
-        self._headers = {"Content-Type": "application/json", **secrets}
+        try:
+            headers = {"Content-Type": "application/json", **secrets}
+            self._server = Server(f"{options.base_url}/chat/completions", headers, connect_s=options.timeout_s)
+        except ValueError as error:
+            raise AdapterError(f"backends.{name}: {error}") from None
         self._secrets = [value.removeprefix("Bearer ") for value in secrets.values()]
         self._max_tokens_field = options.max_tokens_field or ("max_completion_tokens" if options.base_url == OPENAI else "max_tokens")
-        self._open: aiohttp.ClientSession | None = None
-        self._closed = False
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
         """One call for all `n` answers; a server that gives fewer is taken at what it gave."""
@@ -101,7 +101,7 @@ class OpenAIBackend:
                     return
                 events, cancelled = _Events(self, call), False
                 try:
-                    async for chunk in response.content.iter_any():
+                    async for chunk in response.pieces():
                         for delta in events.feed(chunk):
                             yield delta
                         if events.done:
@@ -121,9 +121,7 @@ class OpenAIBackend:
 
     async def aclose(self) -> None:
         """Close the connections; calls under way fail, later ones are refused."""
-        self._closed = True
-        if self._open is not None:
-            await self._open.close()
+        self._server.close()
 
     # --- a request ------------------------------------------------------------------------------------------------
 
@@ -134,37 +132,25 @@ class OpenAIBackend:
         assert self.features.continues_prefix, "who asks for a continuation looks at the features first"
         return {**body, **VLLM_CONTINUES}
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise BackendUnavailable(self.name, "it has been closed")
-        if self._open is None:
-            # Concurrency is bounded by `guarded.py`, time too; cookies would tie callers to each other.
-            self._open = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._options.timeout_s),
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._open
-
-    def _post(self, body: Mapping[str, Any], request: ChatRequest, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _post(self, body: Mapping[str, Any], request: ChatRequest, call: Call) -> Posted:
         """A response; leaving it closes an unread answer. From here on the prompt is charged."""
-        session = self._session()
+        if self._server.closed:
+            raise BackendUnavailable(self.name, "it has been closed")
         call.input_tokens, call.estimated = self.count_tokens(request), True
-        return session.post(self._url, data=dumps(body), allow_redirects=False, headers=trace_headers())
+        return self._server.post(dumps(body), trace_headers())
 
     # --- an answer ------------------------------------------------------------------------------------------------
 
-    async def _json(self, response: aiohttp.ClientResponse) -> Any:
+    async def _json(self, response: Response) -> Any:
         body = await self._read(response)
         try:
             return loads(body)
         except ValueError:
             raise BackendMalformed(self.name, f"an answer that is not JSON ({response.content_type}): {self.excerpt(body)}") from None
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: Response) -> bytes:
         body = bytearray()
-        async for chunk in response.content.iter_any():
+        async for chunk in response.pieces():
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 raise BackendMalformed(self.name, TOO_LONG)
@@ -172,13 +158,13 @@ class OpenAIBackend:
 
     # --- an error -------------------------------------------------------------------------------------------------
 
-    async def failure(self, response: aiohttp.ClientResponse) -> BackendError:
+    async def failure(self, response: Response) -> BackendError:
         """The error that this response is, in the provider's words as far as they can be read."""
         try:
             payload = loads(await self._read(response))
         except ValueError:
             payload = None
-        said = redacted(message_of(payload) or str(response.reason), self._secrets)
+        said = redacted(message_of(payload) or response.reason, self._secrets)
         return error_for(self.name, response.status, said, code_of(payload), retry_after_s(response.headers))
 
     def excerpt(self, body: bytes) -> str:
@@ -195,7 +181,7 @@ class _Exchange:
     def __enter__(self) -> _Exchange:
         return self
 
-    async def accepted(self, response: aiohttp.ClientResponse) -> None:
+    async def accepted(self, response: Response) -> None:
         """The server has answered. Raises what it says where it refuses."""
         if response.status != 200:
             _free(self._call)
@@ -205,7 +191,7 @@ class _Exchange:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if self._backend.has_own_price:
             self._call.reported_usd = None  # a configured price is the price
-        if not isinstance(error, aiohttp.ClientError | OSError):
+        if not isinstance(error, OSError):
             return
         name, kind = self._backend.name, type(error).__name__
         if self._accepted:
@@ -251,11 +237,12 @@ class _Events:
         yield from self.reader.read(event)
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(response: Response) -> None:
     """Read the end of a stream after its last event, so that the connection can be used again; it is not waited for long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(END_OF_STREAM_S):
-            await response.content.readany()
+            async for _ in response.pieces():
+                pass
 
 
 def _free(call: Call) -> None:

@@ -297,7 +297,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date; None if it does not say."""
     if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
         return max(0.0, milliseconds / 1000)
-    said = headers.get("Retry-After", "")
+    said = headers.get("retry-after") or headers.get("Retry-After", "")
     if (seconds := _number(said)) is not None:
         return max(0.0, seconds)
     try:
