@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ import orjson
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * 19
+_WHOLE = re.compile(rb"(?<![.\d])\d{19}")
+"""The beginning of a long number, and not the digits after its point: many a small float has as many of those."""
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -30,7 +33,7 @@ def dumps(value: Any) -> bytes:
 def loads(raw: bytes | str) -> Any:
     """The value. Raises ValueError for what is no JSON, RecursionError for what is nested too deeply."""
     read = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if _LONG in read.translate(_DIGITS_ALIKE):  # ten times as quick as a pattern
+    if _LONG in read.translate(_DIGITS_ALIKE) and _WHOLE.search(read):  # ten times as quick as the pattern alone
         return json.loads(raw)
     try:
         return orjson.loads(read)

@@ -90,7 +90,7 @@ class Votes:
     def course(self, tally: Tally | None, left: int, batch: int, price: float) -> Course:
         """How the vote goes on, with `left` draws to come in batches; `price` of a draw over the value of a right answer."""
         race, eighths = self._race(tally, left, batch, price)
-        gain, reached = race.course(tally.first if tally else 0)
+        gain, reached = _course(race, tally.first if tally else 0)
         at = [min(k * batch * eighths // EIGHTHS // race.steps[0], len(reached) - 1) for k in range(-(-left // batch))]
         return Course(gain * self.lead_worth, tuple(reached[i] for i in at))
 
@@ -117,9 +117,9 @@ def _counting(contested: int, n: int, left: int) -> tuple[int, int]:
     return eighths, min(-(-left * eighths // EIGHTHS), FURTHEST)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Race:
-    """The best course of a race from `start` votes on. Arrays are by the votes of the contender who leads at the start."""
+    """The best way to go on with a race from `start` votes. Arrays are by the votes of the contender who leads at the start."""
 
     start: int
     steps: tuple[int, ...]
@@ -128,19 +128,21 @@ class _Race:
     on: tuple[Bools, ...]
     """Before each batch: whether it is worth drawing."""
 
-    def course(self, first: int) -> tuple[float, tuple[float, ...]]:
-        """(what drawing on adds to the share of who is named, chance that each batch is drawn)."""
-        at, reached, share, votes = np.zeros(self.start + 1), [], 0.0, self.start
-        at[first] = 1.0
-        for step, on in zip(self.steps, self.on, strict=True):
-            share += float(at[~on] @ _named(votes, self.contest)[~on])
-            at = np.where(on, at, 0.0)
-            reached.append(float(at.sum()))
-            for _ in range(step):
-                to_first = _to_first(votes, self.contest)
-                at = np.append(at * (1 - to_first), 0.0) + np.append(0.0, at * to_first)
-                votes += 1
-        return share + float(at @ _named(votes, self.contest)) - float(_named(self.start, self.contest)[first]), tuple(reached)
+
+@lru_cache(maxsize=4096)
+def _course(race: _Race, first: int) -> tuple[float, tuple[float, ...]]:
+    """(what drawing on adds to the share of who is named, chance that each batch is drawn) where the leader has `first` votes."""
+    at, reached, share, votes = np.zeros(race.start + 1), [], 0.0, race.start
+    at[first] = 1.0
+    for step, on in zip(race.steps, race.on, strict=True):
+        share += float(at[~on] @ _named(votes, race.contest)[~on])
+        at = np.where(on, at, 0.0)
+        reached.append(float(at.sum()))
+        for _ in range(step):
+            to_first = _to_first(votes, race.contest)
+            at = np.append(at * (1 - to_first), 0.0) + np.append(0.0, at * to_first)
+            votes += 1
+    return share + float(at @ _named(votes, race.contest)) - float(_named(race.start, race.contest)[first]), tuple(reached)
 
 
 @lru_cache(maxsize=4096)

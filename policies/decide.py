@@ -50,7 +50,7 @@ def next_draws(policy: Policy, market: Market, facts: Facts, belief: Belief, pla
 def _form(policy: Policy, market: Market, facts: Facts, belief: Belief) -> Optimisation | RuleBook:
     if isinstance(policy, Optimiser):
         return (OneAnswer if policy.unscored else Optimisation)(policy, market, facts, belief)
-    return RuleBook(policy, market, replace(facts, done=facts.tried), belief)  # in their order, so none is taken up again
+    return RuleBook(policy, market, replace(facts, done=facts.tried) if facts.begun else facts, belief)  # none is taken up again
 
 
 def _forced(facts: Facts, plan: Plan) -> Decision:

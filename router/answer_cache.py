@@ -42,7 +42,7 @@ class AnswerCache:
         if self.cache is None:
             return ""
         ask = job.ask
-        limits = (ask.purse.key.limits.model_dump(), ask.max_cost_usd, ask.deadline_s, ask.min_quality)
+        limits = (vars(ask.purse.key.limits), ask.max_cost_usd, ask.deadline_s, ask.min_quality)
         said = [FORMAT, *common(job, text), job.policy_name, job.digest, *limits, ask.plan.key if ask.plan else None]
         return hashlib.sha256(orjson.dumps(said, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

@@ -1,18 +1,18 @@
 """Prometheus metrics: counted where a request ends, a label is given or a request is refused; states are read when somebody scrapes.
 
 Labels are names of the configuration, and so bounded: what a client may choose freely (a plan, a tag, a user) is never one, and a key's id
-only if asked for. One request costs a few microseconds; counters are looked up by their labels once and kept.
+only if asked for. What is counted stays a number in a dictionary until somebody scrapes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -35,84 +35,108 @@ BUCKETS = 10
 """Of chances, from 0 to 1, for calibration."""
 
 
+Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
+
+
+class Sums(Collector):
+    """A counter, or a gauge, by its labels. prometheus_client's own take a lock and ten calls for each number, and a request has twenty."""
+
+    def __init__(self, kind: Family, name: str, about: str, labels: Sequence[str]) -> None:
+        self._kind, self._name, self._about, self._labels = kind, name, about, labels
+        self._sums: dict[tuple[str, ...], float] = {}
+
+    def add(self, *labels: str, by: float = 1.0) -> None:
+        """Add to what these labels have; it begins at 0."""
+        self._sums[labels] = self._sums.get(labels, 0.0) + by
+
+    def collect(self) -> Iterator[Metric]:
+        """As Prometheus wants it."""
+        family = self._kind(self._name, self._about, labels=self._labels)
+        for labels, value in self._sums.items():
+            family.add_metric(labels, value)
+        yield family
+
+
 class Metrics:
     """All that one process counts; it outlives every configuration that the process runs with."""
 
     def __init__(self, options: MetricsOptions | None = None) -> None:
         self.options, self.registry = options or MetricsOptions(), CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time; on Linux
-        new = self._new
-        self._requests = new(Counter, "outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
-        self._overhead = new(Histogram, "outlay_overhead_seconds", "Time without any backend, verifier or judge", buckets=OVERHEAD_S)
-        self._waited = new(Histogram, "outlay_upstream_seconds", "Time in which at least one call was under way", buckets=REQUEST_S)
-        self._first_word = new(Histogram, "outlay_first_token_seconds", "Of streams, until the first word", buckets=REQUEST_S)
-        self._spend = new(Counter, "outlay_spend_usd", "US dollars spent", "policy")
-        self._baseline = new(Counter, "outlay_baseline_usd", "What answered requests would have cost with the baseline backend", "policy")
-        self._saved = new(Gauge, "outlay_saved_usd", "Baseline less spend of answered requests, since the start", "policy")
-        self._actions = new(Counter, "outlay_actions", "Plans run; a request may run several", "policy", "plan")
-        self._calls = new(Counter, "outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
-        self._attempts = new(Counter, "outlay_attempts", "Requests that calls consist of", "deployment", "kind", "outcome")
-        self._looks = new(Counter, "outlay_cache_lookups", "Requests that looked into the cache, by what came of it", "outcome")
-        self._degraded = new(Counter, "outlay_degraded", "Requests that did without something", "component")
-        self._by_key = new(Counter, "outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
-        self._refused = new(Counter, "outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
-        self._ledger = new(Counter, "outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
-        self._arms = new(Counter, "outlay_split_requests", "Requests of each arm of a split, by how they ended", "split", "arm", "status")
-        self._arm_spend = new(Counter, "outlay_split_spend_usd", "US dollars spent by arm", "split", "arm")
-        self._arm_believed = new(Counter, "outlay_split_believed", "Sum of the chances of answers, by arm", "split", "arm")
-        self._arm_labels = new(Counter, "outlay_split_feedback", "Answers judged, by arm", "split", "arm")
-        self._arm_right = new(Counter, "outlay_split_feedback_right", "Sum of their labels", "split", "arm")
-        self._labels = new(Counter, "outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
-        self._right = new(Counter, "outlay_feedback_right", "Sum of the labels", "chance")
-        self._believed = new(Counter, "outlay_feedback_believed", "Sum of the chances", "chance")
+        sums, histogram = self._sums, partial(Histogram, registry=self.registry)
+        self._requests = sums("outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
+        self._overhead = histogram("outlay_overhead_seconds", "Time without any backend, verifier or judge", buckets=OVERHEAD_S)
+        self._waited = histogram("outlay_upstream_seconds", "Time in which at least one call was under way", buckets=REQUEST_S)
+        self._first_word = histogram("outlay_first_token_seconds", "Of streams, until the first word", buckets=REQUEST_S)
+        self._spend = sums("outlay_spend_usd", "US dollars spent", "policy")
+        self._baseline = sums("outlay_baseline_usd", "What answered requests would have cost with the baseline backend", "policy")
+        self._saved = sums(
+            "outlay_saved_usd", "Baseline less spend of answered requests, since the start", "policy", kind=GaugeMetricFamily
+        )
+        self._actions = sums("outlay_actions", "Plans run; a request may run several", "policy", "plan")
+        self._calls = sums("outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
+        self._attempts = sums("outlay_attempts", "Requests that calls consist of", "deployment", "kind", "outcome")
+        self._looks = sums("outlay_cache_lookups", "Requests that looked into the cache, by what came of it", "outcome")
+        self._degraded = sums("outlay_degraded", "Requests that did without something", "component")
+        self._by_key = sums("outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
+        self._refused = sums("outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
+        self._ledger = sums("outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
+        self._arms = sums("outlay_split_requests", "Requests of each arm of a split, by how they ended", "split", "arm", "status")
+        self._arm_spend = sums("outlay_split_spend_usd", "US dollars spent by arm", "split", "arm")
+        self._arm_believed = sums("outlay_split_believed", "Sum of the chances of answers, by arm", "split", "arm")
+        self._arm_labels = sums("outlay_split_feedback", "Answers judged, by arm", "split", "arm")
+        self._arm_right = sums("outlay_split_feedback_right", "Sum of their labels", "split", "arm")
+        self._labels = sums("outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
+        self._right = sums("outlay_feedback_right", "Sum of the labels", "chance")
+        self._believed = sums("outlay_feedback_believed", "Sum of the chances", "chance")
 
-    def _new(self, kind: Callable[..., Any], name: str, about: str, *labels: str, **options: Any) -> Callable[..., Any]:
-        """The metric's children by label values; found once, then remembered. Without labels it is its only child."""
-        metric = kind(name, about, labels, registry=self.registry, **options)
-        return lru_cache(4096)(metric.labels) if labels else lambda: metric
+    def _sums(self, name: str, about: str, *labels: str, kind: Family = CounterMetricFamily) -> Callable[..., None]:
+        sums = Sums(kind, name, about, labels)
+        self.registry.register(sums)
+        return sums.add
 
     def ended(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> None:
         """A request was decided, and ended so."""
         run, policy, usd = job.run, job.policy_name, float(decision["cost_usd"])
-        self._requests(policy, _plan(job, decision["plan"]), ending).inc()
+        self._requests(policy, _plan(job, decision["plan"]), ending)
         waited = waited_s(run.calls)
-        self._overhead().observe(max(0.0, run.elapsed_s - waited))
+        self._overhead.observe(max(0.0, run.elapsed_s - waited))
         if waited:
-            self._waited().observe(waited)
+            self._waited.observe(waited)
         if job.first_token_s is not None:
-            self._first_word().observe(job.first_token_s)
+            self._first_word.observe(job.first_token_s)
         if usd:
-            self._spend(policy).inc(usd)
+            self._spend(policy, by=usd)
         if ending in ANSWERED and (baseline := decision.get("baseline_usd")):
-            self._baseline(policy).inc(baseline)
-            self._saved(policy).inc(baseline - usd)
+            self._baseline(policy, by=baseline)
+            self._saved(policy, by=baseline - usd)
         if job.arm is not None:
             self._in_split(job.arm, ending, usd, float(decision["chance"]))
         for action in job.actions:
-            self._actions(policy, _plan(job, action.plan.key)).inc()
+            self._actions(policy, _plan(job, action.plan.key))
         for call in run.calls:
-            self._calls(call.kind, call.target, call.outcome).inc()
+            self._calls(call.kind, call.target, call.outcome)
             for attempt in call.attempts:
-                self._attempts(attempt.deployment, attempt.kind, attempt.outcome).inc()
+                self._attempts(attempt.deployment, attempt.kind, attempt.outcome)
         if job.look is not None:
-            self._looks(job.look).inc()
+            self._looks(job.look)
         for component in run.degraded:
-            self._degraded(component).inc()
+            self._degraded(component)
         if self._by_key is not None and usd and job.ask.purse.key is not NOBODY:
-            self._by_key(job.ask.purse.key.id).inc(usd)
+            self._by_key(job.ask.purse.key.id, by=usd)
 
     def _in_split(self, arm: Arm, ending: Ending, usd: float, chance: float) -> None:
-        self._arms(*arm, ending).inc()
-        self._arm_spend(*arm).inc(usd)
+        self._arms(*arm, ending)
+        self._arm_spend(*arm, by=usd)
         if ending in ANSWERED:
-            self._arm_believed(*arm).inc(chance)
+            self._arm_believed(*arm, by=chance)
 
     def refused(self, error: RouterError) -> None:
         """A request got an error instead of an answer. A provider's own code is not shown: there is no end of them."""
         name = type(error).__name__
-        self._refused(name, str(error.status)).inc()
+        self._refused(name, str(error.status))
         if isinstance(error, LEDGER):
-            self._ledger(name).inc()
+            self._ledger(name)
 
     def judged(self, judged: Judged, label: float) -> None:
         """Somebody said how right an answer is."""
@@ -120,14 +144,14 @@ class Metrics:
         if judged.status != "recorded":
             return
         if judged.arm is not None:
-            self._arm_labels(*judged.arm).inc()
-            self._arm_right(*judged.arm).inc(label)
+            self._arm_labels(*judged.arm)
+            self._arm_right(*judged.arm, by=label)
         if chance is None:
             return
         bucket = f"{min(BUCKETS - 1, int(chance * BUCKETS)) / BUCKETS:g}"
-        self._labels(bucket).inc()
-        self._right(bucket).inc(label)
-        self._believed(bucket).inc(chance)
+        self._labels(bucket)
+        self._right(bucket, by=label)
+        self._believed(bucket, by=chance)
 
     def shown(self, parts: Parts, online: Online) -> bytes:
         """In Prometheus' text format, with the states of now."""

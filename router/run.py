@@ -453,5 +453,7 @@ def _scored(verdict: Verdict, calibrate: Callable[[float], float]) -> Scored:
 
 
 def _split(request: ChatRequest) -> list[ChatRequest]:
-    """`n` requests for one answer each, with seeds that differ."""
-    return [request.but(n=1, seed=None if request.seed is None else request.seed + i) for i in range(request.n)]
+    """`n` requests for one answer each; where there is a seed, with seeds that differ."""
+    if request.seed is None:
+        return [request.but(n=1)] * request.n
+    return [request.but(n=1, seed=request.seed + i) for i in range(request.n)]

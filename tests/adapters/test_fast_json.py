@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adapters import fast_json
 from adapters.fast_json import dumps, loads
 
 STATM = Path("/proc/self/statm")
@@ -41,6 +42,14 @@ def test_whole_numbers_of_any_size_pass_as_they_came(number: int) -> None:
     assert loads(raw) == loads(raw.encode()) == {"id": number}
     assert isinstance(loads(raw)["id"], int)
     assert json.loads(dumps({"id": number})) == {"id": number}
+
+
+@pytest.mark.parametrize("raw", [b'{"usd": 0.00011519999999999999, "l": [-1.1920928955078125e-07]}', b'["0.11111111111111111111"]'])
+def test_fractions_of_many_digits_are_read_quickly(raw: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dollars and logarithms have them often; they are the same either way, at a tenth of the time."""
+    expected = json.loads(raw)
+    monkeypatch.setattr(fast_json, "json", None)
+    assert loads(raw) == expected
 
 
 def test_what_is_no_json_is_a_value_error() -> None:
