@@ -44,7 +44,7 @@ class BackendError(AdapterError):
 
     @property
     def brief(self) -> str:
-        """`BackendUnavailable 503`, `BackendUnavailable (ClientConnectorError)`."""
+        """`BackendUnavailable 503`, `BackendUnavailable (ConnectionRefusedError)`."""
         return f"{type(self).__name__} {self.status}" if self.status else _because(self, self.because)
 
 

@@ -1,4 +1,4 @@
-"""The soak, played: `python -m benchmarks.soak [--minutes 10] [--concurrency 50]`. Exit code 1 if any law is broken."""
+"""The soak, played: `python -m benchmarks.soak [--gateways 2] [--minutes 10] [--concurrency 50]`. Exit code 1 if any law is broken."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ async def play(stage: Stage, minutes: float, concurrency: int, *, rest_s: float 
     async with stage, _session() as http:
         clients = Clients(stage, http, random.Random(stage.seed), on_end=say)
         await stage.calm(http)
-        for api in PATHS if stage.whole else ("chat",):
-            await clients.ask("warm", "green", _first(api, clients), api=api)
+        for clients.among in [[gateway] for gateway in stage.gateways]:
+            for api in PATHS if stage.whole else ("chat",):
+                await clients.ask("warm", "green", _first(api, clients), api=api)
+        clients.among = stage.gateways
         before = await _at_rest(stage, http, rest_s)
         await stage.calm(http, on=False)
         async with _session() as clients.http:
@@ -52,14 +55,15 @@ async def play(stage: Stage, minutes: float, concurrency: int, *, rest_s: float 
                 if (await clients.poor()).code == "insufficient_quota":
                     break
         after = await _at_rest(stage, http, rest_s)
-        metrics, events_at_rest = laws.metrics_of(await _metrics(stage, http)), len(_events(stage))
+        metrics, at_rest = await _metrics(stage, http), _events(stage)
         async with _session() as clients.http:
             await asyncio.gather(*(clients.ask("last", "last", _last(clients)) for _ in range(BURST)))
             await stage.calm(http, on=False)
             exit_code = await _drained(stage, clients, concurrency)
+        logged = "".join(gateway.log.read_text() for gateway in stage.gateways)
         return Played(
-            clients.seen, _events(stage), await stage.bills(http), await stage.receipts(), stage.keys, metrics, events_at_rest,
-            before, after, samples, await _tally(stage), exit_code, stage.log.read_text(), chaos,
+            clients.seen, _events(stage), await stage.bills(http), await stage.receipts(), stage.keys, metrics, at_rest,
+            before, after, samples, stage.many, await _tally(stage), exit_code, logged, chaos,
         )  # fmt: skip
 
 
@@ -94,7 +98,7 @@ async def _break(stage: Stage, seconds: float, began: float, chaos: list[str]) -
 
     async def redis() -> None:
         down_s = min(8.0, seconds / 12)
-        for share, forget in ((0.25, False), (0.5, True)):
+        for share, forget in ((0.25, False), (0.5, stage.many == 1)):
             await at(share)
             stage.redis.kill(forget=forget)
             chaos.append(f"{time.monotonic() - began:.0f} s: Redis is killed{', and its disk wiped' if forget else ''}")
@@ -112,7 +116,8 @@ async def _break(stage: Stage, seconds: float, began: float, chaos: list[str]) -
             await at(share)
             stage.configure()
             if share == 0.6:
-                os.kill(stage.pid, signal.SIGHUP)
+                for gateway in stage.gateways:
+                    os.kill(gateway.pid, signal.SIGHUP)
             chaos.append(f"{time.monotonic() - began:.0f} s: the configuration changes")
 
     await asyncio.gather(redis(), reload())
@@ -126,11 +131,10 @@ async def _sample(stage: Stage, http: aiohttp.ClientSession, samples: list[State
 
 
 async def _state(stage: Stage, http: aiohttp.ClientSession, began: float) -> State:
-    metrics = laws.metrics_of(await _metrics(stage, http))
+    metrics, pids = await _metrics(stage, http), [gateway.pid for gateway in stage.gateways]
     decided = sum(value for (name, _), value in metrics.items() if name == "outlay_requests_total")
-    return State(
-        time.monotonic() - began, int(metrics["outlay_tasks", ()]), resident_mb(stage.pid), held(stage.pid, stage.redis.port), int(decided)
-    )  # fmt: skip
+    files = sum((held(pid, stage.redis.port) for pid in pids), Counter[str]())
+    return State(time.monotonic() - began, int(metrics["outlay_tasks", ()]), sum(map(resident_mb, pids)), files, int(decided))
 
 
 async def _at_rest(stage: Stage, http: aiohttp.ClientSession, rest_s: float) -> State:
@@ -139,32 +143,39 @@ async def _at_rest(stage: Stage, http: aiohttp.ClientSession, rest_s: float) -> 
     return await _state(stage, http, time.monotonic())
 
 
-async def _metrics(stage: Stage, http: aiohttp.ClientSession) -> str:
+async def _metrics(stage: Stage, http: aiohttp.ClientSession) -> Counter[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Of all gateways, summed."""
     headers = {"authorization": f"Bearer {stage.keys.secrets['admin']}", "connection": "close"}
-    async with http.get(stage.url + "/metrics", headers=headers) as response:
-        return await response.text()
+    found: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+    for gateway in stage.gateways:
+        async with http.get(gateway.url + "/metrics", headers=headers) as response:
+            found.update(laws.metrics_of(await response.text()))
+    return found
 
 
 async def _drained(stage: Stage, clients: Clients, concurrency: int) -> int | None:
     """SIGTERM under load. Who came in before it is answered or told; who comes after finds the door closed, which is no fault."""
-    assert stage.gateway is not None
     over, count = asyncio.Event(), len(clients.seen)
     asking = asyncio.create_task(clients.ask_until(over.is_set, concurrency))
     await asyncio.sleep(2)
     told = time.monotonic()
-    stage.gateway.send_signal(signal.SIGTERM)
+    processes = [gateway.process for gateway in stage.gateways if gateway.process]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
     over.set()
     await asking
     for seen in clients.seen[count:]:
         if seen.ending == "wrong" and seen.began >= told and "connection" in seen.why.lower():
             seen.ending, seen.why = "refused", ""
     with suppress(subprocess.TimeoutExpired):
-        return await asyncio.to_thread(stage.gateway.wait, 30)
+        codes = [await asyncio.to_thread(process.wait, 30) for process in processes]
+        return next((code for code in codes if code), 0)
     return None
 
 
 def _events(stage: Stage) -> list[DecisionEvent]:
-    return [event for event in read_events(str(stage.folder / "decisions.jsonl")) if isinstance(event, DecisionEvent)]
+    rows = chain.from_iterable(read_events(str(gateway.events)) for gateway in stage.gateways)
+    return [event for event in rows if isinstance(event, DecisionEvent)]
 
 
 async def _tally(stage: Stage) -> float:
@@ -202,13 +213,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = harness.parser("soak", __doc__ or "")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--gateways", type=int, default=1, help="several share one Redis, which then always keeps its disk")
     parser.add_argument("--keep", type=Path, help="folder for the gateway's log and the decision log; unset: thrown away")
     parser.add_argument("--dry", action="store_true", help="publish nothing")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch, tqdm(unit=" requests", mininterval=1) as bar:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        stage = Stage(folder, Keys.made(POOR_USD_A_MINUTE * options.minutes, LAST_USD), options.seed)
+        stage = Stage(folder, Keys.made(POOR_USD_A_MINUTE * options.minutes, LAST_USD), options.seed, many=options.gateways)
         played = asyncio.run(play(stage, options.minutes, options.concurrency, say=bar.update))
     found, apart = judged(played)
     print(told(found), file=sys.stderr)
@@ -225,6 +237,7 @@ def publish(played: Played, found: Sequence[Law], apart: list[list[str]], minute
     codes = Counter(seen.code for seen in played.seen if seen.ending == "refused")
     happened = Counter(bill["happened"] for bill in played.bills)
     figures = {
+        "gateways": played.gateways,
         "minutes": minutes,
         "concurrency": concurrency,
         "requests": len(played.seen),
@@ -235,7 +248,7 @@ def publish(played: Played, found: Sequence[Law], apart: list[list[str]], minute
         "happened": dict(happened.most_common()),
         "chaos": played.chaos,
     }
-    harness.publish("soak", figures, page(played, found, apart, minutes, concurrency))
+    harness.publish(f"soak_{played.gateways}" if played.gateways > 1 else "soak", figures, page(played, found, apart, minutes, concurrency))
 
 
 def page(played: Played, found: Sequence[Law], apart: list[list[str]], minutes: float, concurrency: int) -> str:
@@ -246,8 +259,13 @@ def page(played: Played, found: Sequence[Law], apart: list[list[str]], minutes: 
     rows = [[kind, str(n), *(str(ended[kind, ending]) for ending in ("answered", "refused", "left"))] for kind, n in kinds.most_common()]
     verdicts = [[law.promise, "holds" if law.holds else "**broken**", law.figures] for law in found]
     lines = ["| | | |", "| --- | --- | --- |", *("| " + " | ".join(row) + " |" for row in verdicts)]
+    several = played.gateways > 1
     return PAGE.format(
-        command=harness.command("soak"),
+        title=f"A soak of {played.gateways} gateways" if several else "A soak",
+        command=harness.command(f"soak --gateways {played.gateways}" if several else "soak"),
+        served=SEVERAL_SERVED.format(played.gateways) if several else ONE_SERVED,
+        dies="is killed twice, with its memory," if several else "is killed with its memory and without it,",
+        not_said=SEVERAL_NOT_SAID if several else ONE_NOT_SAID,
         minutes=f"{minutes:g}",
         concurrency=concurrency,
         verdict="Every law held." if all(law.holds for law in found) else "Not every law held.",
@@ -261,14 +279,24 @@ def page(played: Played, found: Sequence[Law], apart: list[list[str]], minutes: 
     )
 
 
-PAGE = """# A soak
+ONE_SERVED = "`outlay serve` as its user starts it, with Redis for cache, ledger, budgets and feedback,"
+SEVERAL_SERVED = "`outlay serve` {} times, with one Redis for their cache, ledger, budgets and feedback; each request goes to any of them,"
+ONE_NOT_SAID = (
+    "One process of the gateway; a wiped Redis knows again what it knows. With several, Redis has to keep its disk ([keys](../keys.md))."
+)
+SEVERAL_NOT_SAID = (
+    "Redis keeps its disk, and without its ledger nothing is bought (`when_down: refuse`), as it has to be where several are to keep to a "
+    "budget ([keys](../keys.md)). [One gateway](soak.md) goes on without Redis, and lives through a wiped one."
+)
+
+PAGE = """# {title}
 
 {command}
 
-`outlay serve` as its user starts it, with Redis for cache, ledger, budgets and feedback, in front of providers that misbehave by a seeded
-dice, each in a process of its own; {minutes} minutes at {concurrency} clients at once, who leave, repeat each other and send nonsense.
-Redis is killed with its memory and without it, and hangs; the configuration changes under load; in the end come 200 requests at once on
-a key that is nearly spent, and SIGTERM under load. {verdict}
+{served}
+in front of providers that misbehave by a seeded dice, each in a process of its own; {minutes} minutes at {concurrency} clients at once, who
+leave, repeat each other and send nonsense. Redis {dies} and hangs; the configuration changes under load; in the end come 200 requests at
+once on a key that is nearly spent, and SIGTERM under load. {verdict}
 
 ## What has to hold
 
@@ -284,7 +312,7 @@ What a request adds to the budget over time is on its way to Redis when that fal
 arrived. It is sent again under its number and counts once, so that this count is held to the nano-dollar as well
 ([decisions](../decisions.md)).
 
-Before the first request the process holds PyTorch, LiteLLM and a reward model. What it keeps of requests is bounded, each part by number
+Before the first request a process holds PyTorch, LiteLLM and a reward model. What it keeps of requests is bounded, each part by number
 and by bytes ([memory](../operate.md#memory)), and all but one part is full when growth is judged: answers that can still be judged are
 remembered up to 100,000, 0.4 KB for each.
 
@@ -308,9 +336,9 @@ Of questions with exactly one such call: what its provider did, what the gateway
 
 ## What it does not say
 
-- One process of the gateway, on a machine that had other work; nothing here is a figure of speed.
+- {not_said}
+- The machine had other work; nothing here is a figure of speed.
 - The providers speak OpenAI's protocol on loopback: no TLS, no proxies, no LiteLLM behind the backends.
-- A wiped Redis knows again what this one process knows. Several processes need a Redis that keeps its memory ([keys](../keys.md)).
 """
 
 

@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass
 class Clients:
-    """All that ask one gateway."""
+    """All that ask, each time one of the gateways."""
 
     stage: Stage
     http: aiohttp.ClientSession
@@ -62,6 +62,7 @@ class Clients:
     on_end: Callable[[], object] = lambda: None
 
     def __post_init__(self) -> None:
+        self.among = self.stage.gateways
         self._kinds: dict[Callable[[], Awaitable[object]], int] = {
             self._plain: 24,
             self._streamed: 18,
@@ -209,6 +210,9 @@ class Clients:
             **self._maybe({"temperature": 0}, 0.05),
         }
 
+    def _url(self, path: str) -> str:
+        return self.chance.choice(self.among).url + path
+
     def _maybe(self, fields: dict[str, Any], chance: float) -> dict[str, Any]:
         return fields if self.chance.random() < chance else {}
 
@@ -234,7 +238,7 @@ class Clients:
         most_s = GRACE_S + (LAST_S if seen.key == "last" else MOST_S)
         try:
             async with asyncio.timeout(most_s) as limit:
-                async with self.http.post(self.stage.url + PATHS[api], json=body, headers=headers) as response:
+                async with self.http.post(self._url(PATHS[api]), json=body, headers=headers) as response:
                     raw = await response.read()
             seen.status = response.status
             return read(api, response.status, response.content_type, raw)
@@ -268,7 +272,7 @@ class Clients:
         headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
         try:
             async with asyncio.timeout(MOST_S + GRACE_S):
-                async with self.http.request(method, self.stage.url + path, headers=headers, **sent) as response:
+                async with self.http.request(method, self._url(path), headers=headers, **sent) as response:
                     raw = await response.read()
             seen.status = response.status
             if response.status != 200:

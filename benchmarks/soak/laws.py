@@ -19,6 +19,8 @@ SAMPLE_S, FEWEST, FEWEST_DECIDED = 2.0, 30, 1000
 """Between looks at the gateway; how many of them a slope is drawn through, and of how many decisions a mean is taken."""
 MOST_MB_A_MINUTE, MOST_KB = 4, 30
 """Growth of memory that is let pass."""
+SURELY = 1.2
+"""Times as many as several gateways can hold, so that each is full."""
 OWN_FAULTS = ("Traceback", "never retrieved", "was destroyed", "ResourceWarning", "Unclosed", "RuntimeWarning", "internal error")
 """What must not stand in the gateway's log."""
 
@@ -36,7 +38,7 @@ class Law:
 
 @dataclass(frozen=True)
 class State:
-    """What the gateway held at one moment."""
+    """What the gateways held at one moment, together."""
 
     at_s: float
     tasks: int
@@ -57,12 +59,13 @@ class Played:
     keys: Keys
     metrics: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
     """At rest, after the load: by name and labels."""
-    events_at_rest: int
-    """How many events the log held then."""
+    at_rest: list[DecisionEvent]
+    """What the logs held then."""
     before: State
     after: State
     samples: list[State]
     """Of the load."""
+    gateways: int
     tally_usd: float
     """What the budget over time has on its books."""
     exit_code: int | None
@@ -133,16 +136,16 @@ def nothing_leaks(played: Played) -> Law:
 
 def memory_is_bounded(played: Played) -> Law:
     """Over the second half of the load. What is kept for each decision is all that may grow, until so many are kept as ever will be."""
-    late = [state for state in played.samples if state.at_s >= played.samples[-1].at_s / 2]
-    full, last = [state for state in late if state.decided >= REMEMBERED], late[-1]
+    late, remembered = [state for state in played.samples if state.at_s >= played.samples[-1].at_s / 2], REMEMBERED * played.gateways
+    full, last = [state for state in late if state.decided >= remembered * SURELY], late[-1]
     figures = f"{played.before.resident_mb:.0f} MB before, {late[0].resident_mb:.0f} MB at half time, {last.resident_mb:.0f} MB at the end"
     if len(full) >= FEWEST:
         slope = float(np.polyfit([s.at_s / 60 for s in full], [s.resident_mb for s in full], 1)[0])
-        promise = f"Once {REMEMBERED} decisions are in memory, it grows by less than {MOST_MB_A_MINUTE:g} MB a minute"
+        promise = f"Once {remembered} decisions are in memory, it grows by less than {MOST_MB_A_MINUTE:g} MB a minute"
         each = f"{1024 * (last.resident_mb - full[0].resident_mb) / max(1, last.decided - full[0].decided):+.2f} KB a decision"
         figures += f": {slope:+.2f} MB a minute in the last {len(full) * SAMPLE_S / 60:.1f}, or {each}"
         return Law(promise, slope < MOST_MB_A_MINUTE, figures)
-    promise = f"Until {REMEMBERED} decisions are in memory, it grows by less than {MOST_KB} KB for each"
+    promise = f"Until {remembered} decisions are in memory, it grows by less than {MOST_KB} KB for each"
     if (decided := last.decided - late[0].decided) < FEWEST_DECIDED:
         return Law(promise, True, f"too few decisions to say; {figures}")
     each_kb = 1024 * (last.resident_mb - late[0].resident_mb) / decided

@@ -41,7 +41,7 @@ def ledger_is_log(played: Played) -> Law:
 def metrics_are_log(played: Played) -> Law:
     """At rest after the load: by key, and by policy."""
     logged: dict[str, float] = defaultdict(float)
-    for event in played.events[: played.events_at_rest]:
+    for event in played.at_rest:
         logged[event.policy] += 0.0 if event.ending == "cached" else float(event.block["cost_usd"])
     measured = {dict(labels)["policy"]: usd for (name, labels), usd in played.metrics.items() if name == "outlay_spend_usd_total"}
     pairs = [(policy, logged.get(policy, 0.0), measured.get(policy, 0.0)) for policy in logged.keys() | measured.keys()]

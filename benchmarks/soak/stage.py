@@ -1,4 +1,4 @@
-"""What is played on: a Redis of its own, the providers, and the gateway as `outlay serve` starts it, each a process, all on loopback."""
+"""What is played on: a Redis of its own, the providers, and gateways as `outlay serve` starts them, each a process, all on loopback."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MOST_S, LAST_S = 8.0, 60.0
 """No request may take longer: the keys say so. Where 200 wait for each other's money, it may be more."""
 DRAIN_S = 6.0
 REMEMBERED = 2000
-"""Decisions that the gateway keeps in memory: few, so that they are soon so many, also on a slow machine."""
+"""Decisions that a gateway keeps in memory: few, so that they are soon so many, also on a slow machine."""
 USD_MONTH = METERS.index(("usd", "month"))
 START_S = 300.0
 
@@ -139,7 +139,7 @@ class Keys:
         path.write_text(yaml.safe_dump({"keys": rows}))
 
 
-def configuration(folder: Path, redis: Redis, provider_port: int, *, whole: bool, lease_s: float, turn: int) -> dict[str, Any]:
+def configuration(ledger: dict[str, Any], events: Path, redis: Redis, provider_port: int, *, whole: bool, turn: int) -> dict[str, Any]:
     """All that can be bought, and all that can go wrong; `turn` changes what a reload has to replace, and what it must not touch."""
 
     def at(model: str, **options: Any) -> dict[str, Any]:
@@ -181,8 +181,8 @@ def configuration(folder: Path, redis: Redis, provider_port: int, *, whole: bool
         },
         "cache": {"url": redis.url, "ttl_s": 120},
         "budgets": {"url": redis.url},
-        "keys": {"path": str(folder / "keys.yaml"), "ledger": redis.url, "wait_s": 20, "lease_s": lease_s},
-        "log": {"path": str(folder / "decisions.jsonl"), "prompts": True, "queue": 100_000, "keep": 1000},
+        "keys": {"ledger": redis.url, "wait_s": 20, **ledger},
+        "log": {"path": str(events), "prompts": True, "queue": 100_000, "keep": 1000},
         "feedback": {"state": redis.url, "correct": True},
         "metrics": {"by_key": True},
         "server": {
@@ -201,6 +201,51 @@ def configuration(folder: Path, redis: Redis, provider_port: int, *, whole: bool
 
 
 @dataclass
+class Gateway:
+    """One process of it, in a folder of its own."""
+
+    folder: Path
+    url: str = ""
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def config(self) -> Path:
+        """What it serves."""
+        return self.folder / "outlay.yaml"
+
+    @property
+    def events(self) -> Path:
+        """Its log of decisions."""
+        return self.folder / "decisions.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What it wrote to its standard error."""
+        return self.folder / "gateway.log"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        assert self.process is not None
+        return self.process.pid
+
+    async def open(self) -> None:
+        """Start it, and wait until it says where it listens."""
+        loudly = [sys.executable, "-W", "always::ResourceWarning", "-m", "router.cli"]
+        self.process = await asyncio.to_thread(_started, [*loudly, "serve", "--config", str(self.config)], self.log)
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_S):
+            while " listens on " not in (line := await asyncio.to_thread(self.process.stdout.readline)):
+                assert line, f"the gateway did not start:\n{self.log.read_text()[-2000:]}"
+        self.url = line.split(" listens on ")[1].strip().removesuffix("/v1")
+
+    async def crash(self) -> None:
+        """It dies at once, if it lives."""
+        if self.process is not None:
+            await asyncio.to_thread(_killed, self.process)
+
+
+@dataclass
 class Stage:
     """Everything that runs."""
 
@@ -210,15 +255,17 @@ class Stage:
     whole: bool = True
     """With a tree search and the translated APIs, for which PyTorch and LiteLLM are loaded; that takes some seconds."""
     lease_s: float = 120
+    many: int = 1
+    """Gateways, which share the Redis and the keys."""
     redis: Redis = field(init=False)
-    url: str = ""
-    gateway: subprocess.Popen[str] | None = None
+    gateways: list[Gateway] = field(init=False)
     provider_port: int = 0
     provider: subprocess.Popen[str] | None = None
     _turn: int = 0
 
     def __post_init__(self) -> None:
         self.redis = Redis(self.folder / "redis")
+        self.gateways = [Gateway(self.folder / f"gateway-{number}") for number in range(self.many)]
 
     async def __aenter__(self) -> Stage:
         try:
@@ -229,55 +276,37 @@ class Stage:
         return self
 
     async def _set_up(self) -> None:
-        self.keys.write(self.folder / "keys.yaml")
+        self.keys.write(self._keys)
         await self.redis.start()
         command = [sys.executable, "-m", "benchmarks.soak.provider", "--seed", str(self.seed)]
         self.provider = await asyncio.to_thread(_started, command)
         assert self.provider.stdout is not None
         self.provider_port = int(await asyncio.to_thread(self.provider.stdout.readline))
         self.configure()
-        await self.open()
+        for gateway in self.gateways:
+            await gateway.open()
 
     async def __aexit__(self, *_: object) -> None:
-        await self.crash()
+        for gateway in self.gateways:
+            await gateway.crash()
         if self.provider is not None:
             await asyncio.to_thread(_killed, self.provider)
         self.redis.kill()
 
-    async def crash(self) -> None:
-        """The gateway dies at once, if it lives."""
-        if self.gateway is not None:
-            await asyncio.to_thread(_killed, self.gateway)
+    @property
+    def _keys(self) -> Path:
+        return self.folder / "keys.yaml"
 
     def configure(self) -> None:
-        """Write the configuration, another one each time."""
-        terms: dict[str, Any] = {"whole": self.whole, "lease_s": self.lease_s, "turn": self._turn}
-        config = configuration(self.folder, self.redis, self.provider_port, **terms)
+        """Write the configuration of each gateway, another one each time."""
+        ledger = {"path": str(self._keys), "lease_s": self.lease_s, "when_down": "memory" if self.many == 1 else "refuse"}
+        for gateway in self.gateways:
+            gateway.folder.mkdir(exist_ok=True)
+            written = gateway.folder / "new.yaml"
+            config = configuration(ledger, gateway.events, self.redis, self.provider_port, whole=self.whole, turn=self._turn)
+            written.write_text(yaml.safe_dump(config, sort_keys=False))
+            os.replace(written, gateway.config)
         self._turn += 1
-        written = self.folder / "new.yaml"
-        written.write_text(yaml.safe_dump(config, sort_keys=False))
-        os.replace(written, self.folder / "outlay.yaml")
-
-    async def open(self) -> None:
-        """Start the gateway, and wait until it says where it listens."""
-        loudly = [sys.executable, "-W", "always::ResourceWarning", "-m", "router.cli"]
-        self.gateway = await asyncio.to_thread(_started, [*loudly, "serve", "--config", str(self.folder / "outlay.yaml")], self.log)
-        assert self.gateway.stdout is not None
-        async with asyncio.timeout(START_S):
-            while " listens on " not in (line := await asyncio.to_thread(self.gateway.stdout.readline)):
-                assert line, f"the gateway did not start:\n{self.log.read_text()[-2000:]}"
-        self.url = line.split(" listens on ")[1].strip().removesuffix("/v1")
-
-    @property
-    def log(self) -> Path:
-        """What the gateway wrote to its standard error."""
-        return self.folder / "gateway.log"
-
-    @property
-    def pid(self) -> int:
-        """Of the gateway."""
-        assert self.gateway is not None
-        return self.gateway.pid
 
     async def calm(self, http: aiohttp.ClientSession, on: bool = True) -> None:
         """The providers behave from now on, or no longer."""

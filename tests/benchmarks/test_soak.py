@@ -24,10 +24,12 @@ ONE_CALL_USD = 13e-6 + 60 * 2e-6
 
 
 @pytest.mark.timeout(240)
-async def test_every_law_holds_under_load_with_all_that_goes_wrong(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_every_law_holds_under_load_with_all_that_goes_wrong(tmp_path: Path, gateways: int) -> None:
     """Some seconds of what `python -m benchmarks.soak` does for minutes: Redis dies twice and hangs, providers misbehave, clients leave,
-    200 ask at once on a nearly spent key, and SIGTERM comes under load."""
-    stage = Stage(tmp_path, Keys.made(poor_usd=3 * ONE_CALL_USD, last_usd=20 * ONE_CALL_USD), seed=1, whole=False)
+    200 ask at once on a nearly spent key, and SIGTERM comes under load; of one gateway, and of two that share keys and Redis."""
+    keys = Keys.made(poor_usd=3 * ONE_CALL_USD, last_usd=20 * ONE_CALL_USD)
+    stage = Stage(tmp_path, keys, seed=1, whole=False, many=gateways)
     played = await play(stage, 0.1, 12, rest_s=1)
     laws, _ = judged(played)
     assert all(law.holds for law in laws), told(laws)
@@ -50,10 +52,10 @@ async def test_what_a_killed_gateway_held_is_free_again_after_its_lease(tmp_path
         dying = asyncio.create_task(clients.ask("last", "last", {**clients.said(), "model": "small", "max_tokens": 60}))
         while not (await stage.receipts())["last"].held.nano_usd:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        await stage.crash()
+        await stage.gateways[0].crash()
         assert (await dying).ending == "wrong"
         stage.provider.send_signal(signal.SIGCONT)
-        await stage.open()
+        await stage.gateways[0].open()
         after = await clients.ask("last", "last", {**clients.said(), "model": "small", "max_tokens": 60})
         assert (after.ending, after.code) == ("answered", "")
         receipt = (await stage.receipts())["last"]
@@ -61,14 +63,15 @@ async def test_what_a_killed_gateway_held_is_free_again_after_its_lease(tmp_path
         assert not any(receipt.held)
 
 
-def test_the_page_is_as_its_generator_writes_it() -> None:
+@pytest.mark.parametrize("name", ["soak", "soak_2"])
+def test_the_page_is_as_its_generator_writes_it(name: str) -> None:
     """All prose is the generator's, so that nothing written by hand is lost when the page is made anew."""
     line, lines = r"[^\n]*", r"[|-][^\n]*(?:\n[|-][^\n]*)*"
     kinds = dict.fromkeys(("laws", "kinds", "chaos", "apart"), lines)
     wanted = "".join(
         re.escape(text) + (kinds.get(name, line) if name else "") for text, name, *_ in string.Formatter().parse(PAGE.rstrip())
     )
-    assert re.fullmatch(wanted, (ROOT / "docs/benchmarks/soak.md").read_text().rstrip())
+    assert re.fullmatch(wanted, (ROOT / f"docs/benchmarks/{name}.md").read_text().rstrip())
 
 
 @pytest.mark.parametrize(
