@@ -79,8 +79,9 @@ class Server:
         """A connection that nobody uses: the one that was used last, whose server is the least likely to close it just now."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.transport.is_closing():
+            if not connection.stale:
                 return connection
+            connection.close()
         async with asyncio.timeout(self._connect_s):
             connection = await self._connect()
         if self.closed:
@@ -119,10 +120,9 @@ class Server:
 
     def _sweep(self) -> None:
         """Close what was idle for long, and look again as long as there is something."""
-        loop = asyncio.get_running_loop()
-        for connection in [one for one in self._idle if loop.time() - one.idle_since >= IDLE_S]:
+        for connection in [one for one in self._idle if one.stale]:
             connection.close()
-        self._sweeping = loop.call_later(IDLE_S, self._sweep) if self._idle else None
+        self._sweeping = asyncio.get_running_loop().call_later(IDLE_S, self._sweep) if self._idle else None
 
 
 class Posted:
@@ -152,9 +152,13 @@ class _Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, server: Server) -> None:
-        self.idle_since = 0.0
-        self._server, self._loop = server, asyncio.get_running_loop()
+        self._server, self._loop, self._idle_since = server, asyncio.get_running_loop(), 0.0
         self._response: Response | None = None
+
+    @property
+    def stale(self) -> bool:
+        """Closed, or idle for so long that its server may be about to close it."""
+        return self.transport.is_closing() or self._loop.time() - self._idle_since >= IDLE_S
 
     def ask(self, message: bytes) -> Response:
         """Send a request."""
@@ -165,7 +169,7 @@ class _Connection(asyncio.Protocol):
     def rest(self) -> bool:
         """Leave the response. False where the connection cannot be used again."""
         response, self._response = self._response, None
-        self.idle_since = self._loop.time()
+        self._idle_since = self._loop.time()
         return response is not None and response.leave() and not (self.transport.is_closing() or self.transport.get_write_buffer_size())
 
     def close(self) -> None:

@@ -296,6 +296,15 @@ async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> N
         assert await read(server) == (200, b"ok")
 
 
+async def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server may be about to close it; also before its turn to be closed has come."""
+    async with serving(says(TWO)) as there, client(there.url) as server:
+        await read(server)
+        monkeypatch.setattr(http_client, "IDLE_S", 0.0)
+        assert await read(server) == (200, b"ok")
+        assert there.connections == 2
+
+
 async def test_a_connection_that_the_server_closed_while_idle_is_not_used() -> None:
     """The next request has another one."""
     async with serving(says(TWO, close=True)) as there, client(there.url) as server:
