@@ -58,7 +58,7 @@ class Server:
         self._host, self._tls = address.hostname, address.scheme == "https"
         self._port = address.port or (443 if self._tls else 80)
         self._head, self._connect_s = _head(address, headers), connect_s
-        self._open, self._idle = set[_Connection](), list[_Connection]()
+        self._open, self._idle = set[_Connection](), list[_Connection]()  # the last one was used last
         self._sweeping: asyncio.TimerHandle | None = None
         self.closed = False
 
@@ -119,10 +119,13 @@ class Server:
             self._idle.remove(connection)
 
     def _sweep(self) -> None:
-        """Close what was idle for long, and look again as long as there is something."""
-        for connection in [one for one in self._idle if one.stale]:
-            connection.close()
-        self._sweeping = asyncio.get_running_loop().call_later(IDLE_S, self._sweep) if self._idle else None
+        """Close what was idle for long, and look again when the next one will be."""
+        for connection in self._idle:
+            if connection.stale:
+                connection.close()
+        self._idle = [connection for connection in self._idle if not connection.stale]
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.call_at(self._idle[0].idle_since + IDLE_S, self._sweep) if self._idle else None
 
 
 class Posted:
@@ -152,13 +155,14 @@ class _Connection(asyncio.Protocol):
     transport: asyncio.Transport
 
     def __init__(self, server: Server) -> None:
-        self._server, self._loop, self._idle_since = server, asyncio.get_running_loop(), 0.0
+        self.idle_since = 0.0
+        self._server, self._loop = server, asyncio.get_running_loop()
         self._response: Response | None = None
 
     @property
     def stale(self) -> bool:
         """Closed, or idle for so long that its server may be about to close it."""
-        return self.transport.is_closing() or self._loop.time() - self._idle_since >= IDLE_S
+        return self.transport.is_closing() or self._loop.time() - self.idle_since >= IDLE_S
 
     def ask(self, message: bytes) -> Response:
         """Send a request."""
@@ -169,7 +173,7 @@ class _Connection(asyncio.Protocol):
     def rest(self) -> bool:
         """Leave the response. False where the connection cannot be used again."""
         response, self._response = self._response, None
-        self._idle_since = self._loop.time()
+        self.idle_since = self._loop.time()
         return response is not None and response.leave() and not (self.transport.is_closing() or self.transport.get_write_buffer_size())
 
     def close(self) -> None:
