@@ -152,15 +152,21 @@ WHERE = """\
 ## Where the time goes
 
 Of the CPU of `outlay` at 16 at a time, by a sampling profiler (`py-spy record -r 400`, forty seconds, 2026-11-28, in one process that
-feeds the server's protocol and asks the upstream over loopback): the call to the upstream in aiohttp 18 %, which the floor pays too; what
-stands around that call (holds, deadline, deployments, concurrency) 13 %; the two decisions 13 %; estimate, policy and limits 7 %; the
-decision block, its log, metrics and the line in the server's log 16 %; HTTP, headers, JSON, the response and what is left between them
-32 %. Nothing of it stands out any more: a request is about 1,020 calls of Python functions and 780 of C. What was dear: regular
-expressions that ignore case and begin with `\\b`, 3 % of a short request's own instructions and about half a millisecond of a prompt of
-2,000 characters; frozen dataclasses, which set each field through `object.__setattr__`, 6 % of its time; the lock of Python 3.11's
-`cached_property`, 3 %. What was tried and not kept, for it saved next to nothing: leaner responses than Starlette's; a client's leaving
-told by its connection, without a task that waits for it. To come within 0.6 of the floor the functions would have to be half as many, or
-aiohttp's call, the largest single piece, a leaner one; to reach a third of TensorZero's throughput, they could not be Python."""
+feeds the server's protocol and asks the upstream over loopback): the call to the upstream 19 %, of which 14 are the kernel's, sending it;
+what stands around that call (holds, deadline, deployments, concurrency) 14 %; the two decisions 13 %; estimate, policy and limits 7 %; the
+decision block, its log, metrics and the line in the server's log 18 %; HTTP, headers, JSON, the response and what is left between them
+29 %. Nothing of it stands out any more: a request is about 890 calls of Python functions and 760 of C.
+
+Instructions say more than time on a machine that has other work (`callgrind`, the same process, user space): a request takes 2.7 million,
+the floor's 1.4; with aiohttp, metrics kept by prometheus_client and each vote's course worked out anew it was 3.0, and a best-of-8 9.9
+where it is 6.6 now. The call itself takes 0.14 million, aiohttp's took 0.42.
+
+What was dear before that: regular expressions that ignore case and begin with `\\b`, 3 % of a short request's own instructions and about
+half a millisecond of a prompt of 2,000 characters; frozen dataclasses, which set each field through `object.__setattr__`, 6 % of its time;
+the lock of Python 3.11's `cached_property`, 3 %. What was tried and not kept: leaner responses than Starlette's, and a client's leaving
+told by its connection, without a task that waits for it, which saved next to nothing; Cython, which took 8 % off a decision and would
+need a compiler wherever it is installed (mypyc 2.4 ends in an internal error on the decision's modules). To come within 0.6 of the floor
+the functions would have to be half as many; to reach a third of TensorZero's throughput, they could not be Python."""
 
 
 def _best_of_8(found: Found) -> str:
