@@ -7,6 +7,7 @@ Both are decided by `decide.py`; neither knows a prompt's text or a backend's ad
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -121,8 +122,7 @@ Objective = Annotated[
 
 
 def _distinct(plans: tuple[Any, ...]) -> tuple[Any, ...]:
-    keys = [plan.key for plan in plans]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
+    twice = sorted(key for key, times in Counter(plan.key for plan in plans).items() if times > 1)
     if twice:
         raise ValueError(f"the same plan stands twice: {', '.join(twice)}")
     return plans

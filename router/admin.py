@@ -77,8 +77,8 @@ class Admin:
             if if_match not in (None, "*", self.etag):
                 raise Changed(f"the configuration is {self.etag} now; get it again, and send its ETag as If-Match")
             try:
-                raw = unmasked(parse_yaml(text, "body"), self._current.raw)
-                config = parse(raw, "body")
+                raw = unmasked(await asyncio.to_thread(parse_yaml, text, "body"), self._current.raw)
+                config = await asyncio.to_thread(parse, raw, "body")
                 self._check_reach(config)
                 await self._use(Version(config, raw, "PUT /admin/config"))
             except ConfigError as error:

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +32,7 @@ from router.parts import Parts
 from router.record import facts_from_json
 from router.run import DEFAULT_MAX_TOKENS
 from router.splits import shown
-from router.yaml_errors import read_yaml
+from router.yaml_errors import explain, read_yaml
 
 PAID = ("openai", "litellm")
 """Kinds of backends that somebody sends a bill for."""
@@ -183,10 +182,11 @@ def _tried(config: Config) -> Iterator[str]:
 
 def read_tests(path: Path) -> TestFile:
     """The tests in a file. Raises ConfigError."""
+    raw = read_yaml(path)
     try:
-        return TestFile.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        return TestFile.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, raw, TestFile))) from None
 
 
 def run_test(test: PolicyTest, config: Config, market: Market) -> str:

@@ -122,25 +122,20 @@ def _beyond(error: ValidationError, raw: dict[str, Any]) -> Iterator[str]:
         there = {"backend": known.get("backends"), "verifier": known.get("verifiers", {})}
         have = {kind: found for kind, found in there.items() if isinstance(found, dict)}
         for section in ("policies", "verifiers"):
-            yield from _named(section, known.get(section), have, set())
+            yield from _named(section, known.get(section), have)
 
 
-def _named(place: str, here: Any, have: Mapping[str, Mapping[str, object]], seen: set[int]) -> Iterator[str]:
-    """Backends and verifiers that are named in a part of a file, however it is to be read, and are not there. What YAML's aliases
-    repeat is looked at once."""
-    if id(here) in seen:
-        return
+def _named(place: str, here: Any, have: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    """Backends and verifiers that are named in a part of a file, however it is to be read, and are not there."""
     if isinstance(here, list):
-        seen.add(id(here))
         for i, each in enumerate(here):
-            yield from _named(f"{place}[{i}]", each, have, seen)
+            yield from _named(f"{place}[{i}]", each, have)
     elif isinstance(here, dict):
-        seen.add(id(here))
         for key, value in here.items():
             if key in have and isinstance(value, str):
                 yield from _missing(f"{place}.{key}", key, value, have[key])
             elif key != "tags":
-                yield from _named(f"{place}.{key}", value, have, seen)
+                yield from _named(f"{place}.{key}", value, have)
 
 
 # --- names that must lead somewhere -------------------------------------------------------------------------------------

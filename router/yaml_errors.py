@@ -19,9 +19,31 @@ from router.key_homes import advice
 MEANT = re.compile(r"no such key; did you mean '(\w+)'\?")
 """What is said of a key that is likely another one, at the same place."""
 
+MOST_NODES = 100_000
+"""Keys and values that a file may have, each counted as often as aliases repeat it: what reads a file reads every repetition. A
+configuration of a thousand backends has some ten thousand."""
+
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which no key stands twice: the later one would win in silence."""
+    """Safe YAML of a bounded size, in which no key stands twice: the later one would win in silence."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+        self._sizes: dict[yaml.Node | None, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """A node, counted with all that is in it. Raises where it is too much, or without end."""
+        mark, before = self.peek_event().start_mark, self._nodes  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and node not in self._sizes:
+            raise yaml.composer.ComposerError(None, None, "an alias stands within what it repeats", mark)
+        self._nodes += self._sizes[node] if alias else 1
+        if self._nodes > MOST_NODES:
+            raise yaml.composer.ComposerError(None, None, f"holds more than {MOST_NODES:,} keys and values, aliases written out", mark)
+        self._sizes[node] = self._nodes - before
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping, its keys distinct."""
@@ -53,7 +75,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{where}: is nested too deeply") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{where}: must hold a mapping, with backends and policies")
+        raise ConfigError(f"{where}: must hold a mapping of names to values")
     return raw
 
 

@@ -15,6 +15,11 @@ from router.lessons import Given, Judged, Sent
 from router.pipeline_types import Ask, ModelCard, Outcome, Sink
 
 
+def exploding(first: str = "1") -> str:
+    """Two kilobytes of YAML in which aliases repeat a value 9**29 times."""
+    return f"l0: &l0 [{first}]\n" + "\n".join(f"l{i + 1}: &l{i + 1} [{', '.join([f'*l{i}'] * 9)}]" for i in range(29))
+
+
 def candidate(text: str = "10-4=6", **choice: Any) -> Candidate:
     """One answer of the backend `small`."""
     return Candidate(Choice(text, **choice), backend="small", plan="single(small)", score=0.9)

@@ -36,7 +36,7 @@ from router.masks import MASK, masked, unmasked
 from router.serve import _reloading
 from router.teller import Teller
 from tests.difficulty.test_versions import a_version
-from tests.router.doubles import outcome
+from tests.router.doubles import exploding, outcome
 from tests.router.test_pipeline import an_ask
 
 SECRET = "sk-upstream-secret"
@@ -101,11 +101,16 @@ async def test_a_configuration_put_is_used_at_once_and_can_be_rolled_back(gatewa
 
 
 async def test_what_cannot_be_used_is_refused_and_changes_nothing(gateway: Gateway) -> None:
-    """Not YAML, a name that leads nowhere, an unknown key, a secret of no file: 422, with the place; another's ETag: 412."""
+    """No YAML or too much, a name that leads nowhere, an unknown key, a secret of no file: 422, with the place; another's ETag: 412."""
     good = yaml.safe_load(gateway.path.read_text())
     lost = {**good, "default": "nowhere"}
     unset = {**good, "backends": {**good["backends"], "paid": {**good["backends"]["paid"], "api_key": "os.environ/OUTLAY_UNSET"}}}
-    wrong = {"a: [": "not valid YAML", yaml.safe_dump(lost): "no policy 'nowhere'", "polices: {}": "no such key"}
+    wrong = {
+        "a: [": "not valid YAML",
+        exploding(): "more than 100,000 keys",
+        yaml.safe_dump(lost): "no policy 'nowhere'",
+        "polices: {}": "no such key",
+    }
     for body, said in (wrong | {yaml.safe_dump(unset): "base_url with api_key"}).items():
         found = await gateway.http.put("/admin/config", content=body)
         assert (found.status_code, said in found.text) == (422, True), found.text

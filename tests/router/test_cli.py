@@ -21,6 +21,7 @@ from router.cli import main
 from router.config import parse
 from router.serve import greeting
 from router.yaml_errors import parse_yaml
+from tests.router.doubles import exploding
 
 SCRIPTED = """
 backends:
@@ -307,6 +308,18 @@ def test_what_is_tried_is_checked_and_listed(tmp_path: Path, capsys: Captured) -
     path.write_text(SCRIPTED + tried.replace("0.9", "0.8"))
     assert outlay("check", str(path)) == 2
     assert "splits.main: the shares must add up to 1; found 0.9" in capsys.readouterr().err
+
+
+def test_check_refuses_at_once_what_aliases_repeat_without_measure(tmp_path: Path, capsys: Captured) -> None:
+    """In the configuration, and in the tests beside it: one line, with the file."""
+    path, tests = tmp_path / "outlay.yaml", tmp_path / "outlay_test.yaml"
+    for file in (tests, path):
+        path.write_text(SCRIPTED)
+        file.write_text(exploding())
+        assert outlay("check", str(path)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{file}:6: " in line
+        assert "holds more than 100,000 keys and values" in line
 
 
 def test_check_needs_no_secret_to_say_what_a_plan_costs(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

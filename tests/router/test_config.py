@@ -14,6 +14,7 @@ from policies.plans import BestOfN
 from policies.policy import Optimiser, Rules
 from router.config import Config, default_path, load
 from router.errors import ConfigError
+from tests.router.doubles import exploding
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if not path.stem.endswith("_test"))
@@ -295,13 +296,27 @@ def test_a_typo_hides_no_other_mistake(write: Any, content: Any, places: list[st
 
 
 def test_aliases_are_taken_as_they_are(write: Any) -> None:
-    """A mapping that stands in several places may be wrong in each; and what is a billion times in a file is looked at once."""
-    many = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]" for i in range(1, 30)]
-    shared = "objective: &o {value_of_correct_usd: 1, x: 1}, plans: [{single: {backend: s}}], description: *l29"
-    policies = f"policies: {{a: {{{shared}}}, b: {{objective: *o, plans: [{{single: {{backend: s}}}}]}}}}"
-    found = problems(write("\n".join(["l0: &l0 [{single: {backend: z}}]", *many, "backends: {s: {kind: scripted}}", policies])))
-    assert {line.split(": ")[0] for line in found} >= {"policies.a.objective.x", "policies.b.objective.x"}
-    assert sum("no backend 'z'" in line for line in found) == 1
+    """A mapping that stands in several places may be wrong in each."""
+    shared = "objective: &o {value_of_correct_usd: 1, x: 1}, plans: &p [{single: {backend: z}}]"
+    found = problems(write(f"backends: {{s: {{kind: scripted}}}}\npolicies: {{a: {{{shared}}}, b: {{objective: *o, plans: *p}}}}"))
+    places = ("objective.x", "plans[0]")
+    assert {line.split(": ")[0] for line in found} == {f"policies.{policy}.{place}" for policy in "ab" for place in places}
+
+
+def test_what_aliases_repeat_without_measure_is_refused(write: Any) -> None:
+    """A short file that would be 9**29 plans written out is refused at the line where it grows too large, and at once."""
+    text = exploding("{single: {backend: small}}") + "\nbackends: {small: {kind: scripted}}\npolicies: {a: {plans: *l29}}"
+    assert problems(write(text)) == [":6: is not valid YAML: holds more than 100,000 keys and values, aliases written out"]
+
+
+def test_a_large_configuration_is_read(write: Any) -> None:
+    """Thousands of plans are a configuration still, also where an alias gives each its options."""
+    first = "single: &o {backend: small}"
+    rest = ", ".join(f"{{best_of_n: {{<<: *o, select: majority, n: {n}}}}}" for n in range(1, 1001))
+    one, other = (f"objective: {{value_of_correct_usd: {worth}}}, plans:" for worth in (1, 2))
+    policies = f"{{one: {{{one} &p [{{{first}}}, {rest}]}}, other: {{{other} *p}}}}"
+    found = load(write(f"backends: {{small: {{kind: scripted}}}}\npolicies: {policies}"))
+    assert [len(policy.all_plans) for policy in found.policies.values()] == [1001, 1001]
 
 
 def test_a_tree_search_needs_a_verifier_of_prefixes(write: Any) -> None:
@@ -330,6 +345,7 @@ def test_a_backend_may_not_be_called_as_a_policy_is(write: Any, name: str) -> No
         ("backends: {a: 1", "not valid YAML"),
         ("a: 1\nb: 2\na: 3\n", ":3: is not valid YAML: the key 'a' stands twice"),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: 1\nb: &b {c: [*b]}", ":2: is not valid YAML: an alias stands within what it repeats"),
         ("- 1", "must hold a mapping"),
         ("", "must hold a mapping"),
     ],
