@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,9 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from adapters.errors import AdapterError
 from adapters.options import ENVIRONMENT
+from adapters.types import ChatRequest
 from difficulty.belief import Belief, Evidence, Success, logit
 from difficulty.curves import Curves
 from policies.decide import decide
@@ -37,7 +40,7 @@ from router.yaml_errors import explain, read_yaml
 PAID = ("openai", "litellm")
 """Kinds of backends that somebody sends a bill for."""
 TYPICAL_INPUT_TOKENS = 200
-"""Length of the prompt in the table of costs."""
+"""Length of a prompt, where neither the command nor a backend says what is usual."""
 
 
 class Expected(Frozen):
@@ -75,8 +78,9 @@ class TestFile(Frozen):
     tests: tuple[PolicyTest, ...] = Field(min_length=1)
 
 
-def check(path: Path, console: Console | None = None) -> int:
-    """Print what was found. 0 if all is well, 1 if a policy test failed. Raises ConfigError where the file itself is wrong."""
+def check(path: Path, console: Console | None = None, tokens: int | None = None) -> int:
+    """Print what was found, costs for a prompt of so many tokens. 0 if all is well, 1 if a policy test failed. Raises ConfigError where
+    the file itself is wrong."""
     console = console or Console(soft_wrap=True)
     raw, lacking = read_yaml(path), set[str]()
     config = parse(raw, str(path))
@@ -85,8 +89,9 @@ def check(path: Path, console: Console | None = None) -> int:
     console.print(f"{path}: valid; {len(config.backends)} backends, {len(config.policies)} policies")
     for variable in sorted(lacking):
         console.print(f"note: the environment variable {variable} is not set; `serve` will need it", markup=False)
-    console.print(_costs(config, market))
-    for line in chain(_budgets(config, market), _tried(config), _unknown(config, built)):
+    facts = Facts(input_tokens=tokens or _usual_tokens(config, built))
+    console.print(_costs(config, market, facts))
+    for line in chain(_budgets(config, market, facts), _tried(config), _unknown(config, built)):
         console.print(line, markup=False)
     tests = tests_beside(path)
     if not tests.exists():
@@ -120,6 +125,15 @@ def _built(config: Config) -> Parts:
     return built
 
 
+def _usual_tokens(config: Config, built: Parts) -> int:
+    """Length of the prompt that a backend names as an example of what it reads, if one does and its tokenizer is here."""
+    for name, options in config.backends.items():
+        if reads := getattr(options, "reads", None):
+            with suppress(AdapterError):
+                return built.backends[name].count_tokens(ChatRequest(({"role": "user", "content": reads.example},)))
+    return TYPICAL_INPUT_TOKENS
+
+
 def _unknown(config: Config, built: Parts) -> Iterator[str]:
     """Backends of which something that costs money is not known."""
     for name in (name for name, options in config.backends.items() if options.kind in PAID):
@@ -146,20 +160,19 @@ def _filled(value: Any, lacking: set[str]) -> Any:
     return "unset"
 
 
-def _costs(config: Config, market: Market) -> Table:
-    title = f"cost and time of a prompt of {TYPICAL_INPUT_TOKENS} tokens, at the 95th percentile if no plan ends early"
+def _costs(config: Config, market: Market, facts: Facts) -> Table:
+    title = f"cost and time of a prompt of {facts.input_tokens:,} tokens (--tokens), at the 95th percentile if no plan ends early"
     table = Table("policy", "plan", "$ (95 %)", "s (95 %)", title=title, title_justify="left")
     for name, policy in config.policies.items():
         for plan in policy.all_plans:
-            cost, seconds = worst(stages(plan, market, Facts(input_tokens=TYPICAL_INPUT_TOKENS)))
+            cost, seconds = worst(stages(plan, market, facts))
             known = market.curves.latency.keys() >= set(plan.backends)
             table.add_row(name, plan.key, f"{cost:.6f}" if cost else "no price", f"{seconds:.2f}" if known else "never timed")
     return table
 
 
-def _budgets(config: Config, market: Market) -> Iterator[str]:
+def _budgets(config: Config, market: Market, facts: Facts) -> Iterator[str]:
     """What each budget over time buys, and what may be spent beyond it."""
-    facts = Facts(input_tokens=TYPICAL_INPUT_TOKENS)
     for name, policy in config.policies.items():
         if (objective := objective_of(policy)) is None:
             continue

@@ -150,12 +150,18 @@ def models(config: ConfigOption = None) -> None:
         typer.echo(f"{name:{width}}  {about}")
 
 
-@cli.command(epilog="Example:  outlay check configs/fleet.yaml")
-def check(config: Annotated[Path | None, typer.Argument(help="YAML; unset: as for serve.", show_default=False)] = None) -> None:
+@cli.command(epilog="Examples:  outlay check configs/fleet.yaml   |   outlay check configs/openai.yaml --tokens 3000")
+def check(
+    config: Annotated[Path | None, typer.Argument(help="YAML; unset: as for serve.", show_default=False)] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Length of the prompt; unset: of the example that a backend reads, else 200.", show_default=False),
+    ] = None,
+) -> None:
     """Validate a configuration, run its policy tests (*_test.yaml), and print what every plan costs and takes at the 95th percentile."""
     from router.check import check as run
 
-    raise typer.Exit(run(_path(config)))
+    raise typer.Exit(run(_path(config), tokens=tokens))
 
 
 @cli.command(epilog="Example:  outlay reference --schema > outlay.schema.json")

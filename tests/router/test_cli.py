@@ -377,6 +377,28 @@ def test_check_calls_its_figures_what_they_are(config: str, capsys: Captured) ->
     assert "at most" not in out
 
 
+@pytest.mark.parametrize(
+    ("small", "asked", "tokens", "usd"),
+    [
+        ("kind: scripted", [], 200, "0.000200"),
+        ("kind: scripted", ["--tokens", "3000"], 3000, "0.003000"),
+        ("model: fleet/small, reads: {pattern: to, example: Use 4 9 10 13 to make 24.}", [], 11, "0.000011"),
+        ("kind: local, model: ./none, reads: {pattern: to, example: Use 4 9 10 13 to make 24.}", [], 200, "0.000200"),
+    ],
+)
+def test_check_says_for_how_long_a_prompt_its_figures_are(
+    tmp_path: Path, capsys: Captured, small: str, asked: list[str], tokens: int, usd: str
+) -> None:
+    """As long as is asked, else as the example of what a backend reads, else 200 tokens; also where its model is not here."""
+    path = tmp_path / "outlay.yaml"
+    price = "price: {input_usd_per_mtok: 1, output_usd_per_mtok: 0}"
+    path.write_text(f"backends: {{small: {{{small}, {price}}}}}\n{ONE_POLICY}")
+    assert outlay("check", str(path), *asked) == 0
+    out = capsys.readouterr().out
+    assert f"cost and time of a prompt of {tokens:,} tokens" in out
+    assert usd in out
+
+
 def test_check_says_what_of_a_configuration_cannot_be_built(tmp_path: Path, capsys: Captured) -> None:
     """What `serve` would stop at is no valid configuration."""
     path = tmp_path / "outlay.yaml"
