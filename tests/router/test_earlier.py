@@ -17,7 +17,7 @@ from router.keys import new_key
 from router.pipeline import Router
 from router.pipeline_types import CacheControl, Outcome
 from router.purse import Purse
-from router.render import headers
+from router.render import headers, usage
 from router.teller import Teller
 from tests.router.test_pipeline import SMALL, Probe, a_policy, a_router, an_ask
 
@@ -37,7 +37,7 @@ def drawn(outcome: Outcome, target: str = "small") -> int:
 
 
 async def test_a_larger_best_of_n_draws_only_the_difference() -> None:
-    """Four, then sixteen: twelve more are bought and scored, the bill is theirs alone, and the block says what it went on from."""
+    """Four, then sixteen: twelve more are bought and scored, bill and usage are theirs alone, and the block says what it went on from."""
     router = gateway()
     first = await router.answer(an_ask(plan=best_of(4)))
     second = await router.answer(an_ask(plan=best_of(16)))
@@ -47,6 +47,10 @@ async def test_a_larger_best_of_n_draws_only_the_difference() -> None:
     assert [o.decision["continued_from"] for o in (first, second, third)] == [None, first.id, second.id]
     assert second.cost_usd == pytest.approx(sum(call["cost_usd"] for call in second.decision["calls"]))
     assert not second.cached
+    for outcome in (first, second, third):
+        used = usage(outcome)
+        for kind, tokens in (("input_tokens", used["prompt_tokens"]), ("output_tokens", used["completion_tokens"])):
+            assert tokens == sum(call[kind] for call in outcome.decision["calls"])
 
 
 async def test_an_answer_that_goes_on_from_another_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -91,13 +95,14 @@ async def test_a_policy_goes_on_with_the_evidence_of_a_smaller_ceiling() -> None
 
 
 async def test_an_answer_good_enough_is_not_bought_again_by_more_effort() -> None:
-    """A right answer is known: the request that would pay more for it stops at once, at the price of the probe."""
+    """A right answer is known: the request that would pay more for it stops at once, at the price and the tokens of the probe."""
     router = gateway(lambda request, draw: "a right one")
     first = await router.answer(an_ask(max_cost_usd=0.01))
     second = await router.answer(an_ask(max_cost_usd=0.02))
     assert (drawn(first) > 0, drawn(second)) == (True, 0)
     assert second.candidates[0].text == first.candidates[0].text
     assert {call["target"] for call in second.decision["calls"]} == {"probe"}
+    assert usage(second)["completion_tokens"] == 0 < usage(first)["completion_tokens"]
 
 
 @pytest.mark.parametrize(
