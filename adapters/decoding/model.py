@@ -90,7 +90,7 @@ def _columns(cache: DynamicCache) -> Layers:
 def load_model(path: str, *, revision: str | None, device: str, dtype: str, ends: frozenset[int]) -> CausalModel:
     """The model at a folder or hub name. OSError or ValueError where there is none, or none of this kind."""
     where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    bars.disable_progress_bar()  # a server's log is no place for it; that of a download is the hub's, and stays
+    bars.disable_progress_bar()  # a log is no place for it; that of a download goes with it
     model = AutoModelForCausalLM.from_pretrained(path, revision=revision, dtype=dtype)
     kinds = {type(layer).__name__ for layer in DynamicCache(config=model.config).layers}
     if kinds - BATCHED or "past_key_values" not in inspect.signature(model.forward).parameters:
