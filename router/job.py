@@ -380,7 +380,8 @@ class Job:
         return self.belief.after(self.evidence(action.plan, self.run.pool[action.first :]))
 
     def evidence(self, plan: Plan, answers: Sequence[Candidate]) -> list[Evidence]:
-        """What answers of one plan say. One that repeats another's text is no news; of a search, only its best answer is.
+        """What answers of one plan say. One that repeats another's text is no news, nor is an unscored one that repeats a scored one of
+        any plan; of a search, only its best answer is.
 
         An answer without the form that the request asks for, or one that was withheld, is none, so it says nothing: the policy goes on
         as if it had not come.
@@ -389,7 +390,9 @@ class Job:
             return self._vote(plan, answers)
         if isinstance(plan, Ensemble) and answers and all(answer.score is None for answer in answers):
             return self._pooled(plan, answers)
-        fresh = list({answer.text: answer for answer in reversed(answers) if not answer.fault}.values())[::-1]
+        known = {answer.text for answer in self.run.pool if answer.score is not None}
+        news = [answer for answer in answers if not answer.fault and (answer.score is not None or answer.text not in known)]
+        fresh = list({answer.text: answer for answer in reversed(news)}.values())[::-1]
         if isinstance(plan, TreeSearch) and fresh:
             fresh = [max(fresh, key=lambda answer: answer.score or 0.0)]
         return [self._evidence(answer, self._channel(plan, answer is answers[0])) for answer in fresh]

@@ -660,6 +660,21 @@ async def test_redis_may_die_and_come_back_under_a_running_router(redis_server: 
         await cache.aclose()
 
 
+async def test_an_unscored_answer_is_no_likelier_right_than_the_same_words_with_a_score() -> None:
+    """What the verifier ruled out comes again from a plan without it: it is not believed for that, and the large backend is asked."""
+    plans: list[dict[str, Any]] = [
+        {"best_of_n": {"backend": "small", "n": 4, "verifier": "exact"}},
+        {"single": {"backend": "small"}},
+        {"single": {"backend": "large", "verifier": "exact"}},
+    ]
+    rules = TypeAdapter(Policy).validate_python({"rules": [{"otherwise": plans}], "until": 0.3})
+    for text, asked in (("wrong one", 3), ("another one", 2)):
+        small = scripted("small", *["wrong one"] * 4, text, price=SMALL)
+        outcome = await a_router(small, policy=rules).answer(an_ask())
+        assert len(outcome.decision["actions"]) == asked
+        assert outcome.candidates[0].text == ("the right one" if asked == 3 else text)
+
+
 async def test_an_answer_that_may_lose_is_not_streamed_while_it_comes() -> None:
     """The rules ask the large one too, and stop then whatever it says; but what the small one said is likelier right, so that stays the
     answer. Words of the large one that had gone out could not have been taken back."""
