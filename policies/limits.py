@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.facts import Facts
+from policies.facts import Considered, Facts
 from policies.plans import BestOfN, Ensemble, Plan, Single, TreeSearch
 
 ALREADY = "already run"
@@ -58,6 +58,11 @@ def over_limits(facts: Facts, worst_usd: float, worst_s: float, plan: Plan | Non
     if worst_s > before_word_s and plan is not None and not (isinstance(plan, Single) and plan.verifier is None):
         return f"may have its first word after {worst_s:.2f} s only, {max(before_word_s, 0):.2f} s are left for that"
     return ""
+
+
+def refusals(considered: Sequence[Considered]) -> str:
+    """Why each of them may not be run, those that were run left out."""
+    return "; ".join(f"{c.plan.key}: {c.refused}" for c in considered if c.refused != ALREADY) or "every plan was run"
 
 
 def no_reserve(facts: Facts, worst_s: float, reserve: str, reserve_s: float) -> str:

@@ -24,7 +24,7 @@ from difficulty.once import once
 from policies.batches import BATCHES, all_wrong, cheapest, equal
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import Outline, Stage, chance_in_time, in_time, left, outline
-from policies.limits import ALREADY, no_reserve, offered, over_limits, unfit
+from policies.limits import no_reserve, offered, over_limits, refusals, unfit
 from policies.outlook import Ints, Outlook, Tables, Way, outlooks, unscored
 from policies.plans import BestOfN, Plan
 from policies.policy import MOST, Optimiser
@@ -105,7 +105,7 @@ class Optimisation:
         if not allowed:
             if not self.belief.evidence:
                 return self._quickest(considered)
-            return Decision(None, "stop", f"nothing else may be run: {_refusals(considered)}", considered)
+            return Decision(None, "stop", f"nothing else may be run: {refusals(considered)}", considered)
         ranks = [self._rank(c.quality, c.utility_usd) for c in allowed]
         best = self._alike(max(ranks))
         chosen, rank = min([(c, rank) for c, rank in zip(allowed, ranks, strict=True) if rank >= best], key=lambda one: one[0].cost_usd)
@@ -390,7 +390,7 @@ class Optimisation:
         fit = [c for c in considered if not unfit(c.plan, self.facts) and c.cost_q95_usd <= self.facts.left_usd]
         usual = [c for c in fit if self._usual_s(c) <= self.facts.left_s]
         if not usual:
-            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
+            raise NothingToRun(refusals(considered), considered)
         chosen = min(usual, key=lambda c: c.latency_q95_s)
         late = f"no plan is sure to end in {self.facts.left_s:.2f} s; this one may take {chosen.latency_q95_s:.2f} s"
         return Decision(chosen.plan, "utility", late, considered)
@@ -404,11 +404,6 @@ class Optimisation:
         then = ", with what may follow it" if chosen.then_usd or chosen.then_s else ""
         below = f"; below the floor of {self._floor:.4g}, which no plan reaches" if chosen.quality < self._floor else ""
         return f"expected right {chosen.quality:.2f} for ${chosen.cost_usd:.6f} and {chosen.latency_s:.2f} s{then}{now}{below}"
-
-
-def _refusals(considered: Sequence[Considered]) -> str:
-    """Why each of them may not be run, those that were run left out."""
-    return "; ".join(f"{c.plan.key}: {c.refused}" for c in considered if c.refused != ALREADY) or "every plan was run"
 
 
 def _is_held_back(plan: Plan) -> bool:

@@ -10,7 +10,7 @@ from difficulty.belief import Belief
 from policies.batches import UNPRICED
 from policies.facts import Considered, Decision, Facts, Market, NothingToRun
 from policies.forecast import outline
-from policies.limits import over_limits, unfit
+from policies.limits import over_limits, refusals, unfit
 from policies.outlook import Tables, outlook
 from policies.plans import BestOfN, Plan, Single
 from policies.policy import Rule, Rules
@@ -38,7 +38,7 @@ class RuleBook:
             return Decision(None, "stop", f"rule {number} has no further plan", considered)
         chosen = chosen or self._one_answer()
         if chosen is None:
-            raise NothingToRun("; ".join(f"{c.plan.key}: {c.refused}" for c in considered), considered)
+            raise NothingToRun(refusals(considered), considered)
         return Decision(chosen.plan, "rule", f"rule {number} of the policy", considered)
 
     def next_draws(self, plan: Plan, drawn: int) -> int:
