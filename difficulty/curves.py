@@ -6,7 +6,6 @@ works from prices and prior guesses. How they are fitted is in `learn.py`; what 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from difficulty.belief import PLAIN, Channel, Scores, Success
+from difficulty.digest import digest
 from difficulty.votes import Votes
 
 FORMAT = 1
@@ -117,7 +117,7 @@ class Curves:
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits that change with any number in here."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()[:12]
+        return digest(self.as_json())
 
     def save(self, path: Path) -> None:
         """Write as JSON, whole or not at all."""

@@ -21,6 +21,7 @@ from tempfile import mkdtemp
 
 from difficulty.artifact import load_probe
 from difficulty.curves import Curves, CurvesError
+from difficulty.digest import digest
 from difficulty.errors import ArtifactError
 
 POINTER = "current.json"
@@ -75,7 +76,7 @@ def digest_of(folder: Path) -> str:
     """Twelve hex digits that change with any file of a version."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     said = [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+    return digest(said)
 
 
 def versions(folder: Path) -> list[Version]:

@@ -6,8 +6,6 @@ The statistics are in `policies/certify.py`, what is written in `certificate.py`
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from difficulty.digest import digest
 from policies.certify import p_value, passed
 from policies.policy import Policy
 from router.certificate import Certificate, Setting, worth_of
@@ -79,7 +78,7 @@ def certified(study: Study, name: str, terms: Terms, console: Console) -> Certif
         mean_cost_usd=terms.mean_cost_usd,
         prompts=len(study.rows),
         groups=groups,
-        data=hashlib.sha256(json.dumps(study.rows, sort_keys=True).encode()).hexdigest()[:12],
+        data=digest(study.rows),
         settings=tuple(settings),
         first=first,
         last=last,

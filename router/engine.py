@@ -6,13 +6,12 @@ weights behind a model's name and the code behind an entry are their owner's. No
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from adapters.backends import PoolOptions
 from adapters.options import Options
 from difficulty.artifact import load_probe, located
+from difficulty.digest import digest
 from policies.policy import Optimiser, Policy, WithinBudget, Worth, needs
 from router.config import Config
 from router.masks import masked
@@ -36,12 +35,12 @@ def engine(policy: Policy, config: Config, parts: Parts) -> dict[str, str]:
     said["prices"] = [parts.market.prices, parts.market.cached_prices]
     said |= {f"verifiers.{name}": _options(config.verifiers[name]) for name in _verifiers(policy)}
     said |= {f"backends.{name}": _options(config.backends[name]) for name in _backends(policy, config)}
-    return {name: _digest(value) for name, value in said.items()}
+    return {name: digest(masked(value)) for name, value in said.items()}
 
 
 def answerers(config: Config) -> str:
     """Twelve hex digits that change with any backend or verifier, but not with its key or with how much it bears."""
-    return _digest([{name: _options(options) for name, options in part.items()} for part in (config.backends, config.verifiers)])
+    return digest(masked([{name: _options(options) for name, options in part.items()} for part in (config.backends, config.verifiers)]))
 
 
 def _verifiers(policy: Policy) -> list[str]:
@@ -70,12 +69,3 @@ def _probe(config: Config, parts: Parts) -> Any:
         return "heuristic"
     card = load_probe(located(options.artifact))[1]
     return [card.arrays_digest, card.encoder_digest, options.strength, options.price]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(masked(value), sort_keys=True, default=_plain).encode()).hexdigest()[:12]
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no form for; a set in one order."""
-    return sorted(value) if isinstance(value, frozenset) else str(value)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,6 +11,7 @@ from adapters.cache import Cache
 from adapters.services import Service
 from adapters.tallies import MemoryTallies, Tallies
 from adapters.types import Backend, Price, Verifier
+from difficulty.digest import digest
 from difficulty.heuristic import HeuristicProbe
 from difficulty.probe import Estimate
 from policies.certify import Accepted
@@ -96,7 +95,7 @@ class Parts:
         market = self.market
         said += [[(name, usd, name in market.caches) for name, usd in sorted(market.cached_prices.items())]] if market.cached_prices else []
         said += [self.answerers] if self.answerers else []
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+        return digest(said)
 
     async def ready(self) -> dict[str, str]:
         """Each part that has something to load or reach, with `ok` or with what is wrong."""

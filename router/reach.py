@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 
 from adapters.options import BY_FILE
+from difficulty.digest import plain
 from router.config import Config
 from router.options import BudgetOptions, CacheOptions, FeedbackOptions, SemanticOptions
 
@@ -46,7 +47,7 @@ def reaches(part: Any, place: str = "") -> Iterator[Reach]:
     if isinstance(part, BaseModel):
         options = type(part).model_fields
         if said := {name: value for name, option in options.items() if BY_FILE in option.metadata and (value := getattr(part, name))}:
-            yield Reach(type(part).__name__, json.dumps(said, sort_keys=True, default=_plain), place, tuple(said))
+            yield Reach(type(part).__name__, json.dumps(said, sort_keys=True, default=_shown), place, tuple(said))
         part = {name: getattr(part, name) for name in options}
     if isinstance(part, list | tuple):
         part = dict(enumerate(part))
@@ -55,6 +56,5 @@ def reaches(part: Any, place: str = "") -> Iterator[Reach]:
             yield from reaches(inner, f"{place}.{name}".lstrip("."))
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no form for; a set in one order."""
-    return value.get_secret_value() if isinstance(value, SecretStr) else sorted(value) if isinstance(value, frozenset) else str(value)
+def _shown(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else plain(value)
