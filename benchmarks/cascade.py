@@ -235,17 +235,6 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
 
         return bootstrap(of, group)
 
-    values = [dial * float(usd[-1]) for dial in DIALS]
-    at_values = {
-        name: [
-            {"utility": float(mine.mean()), "ours_less": bootstrap(mean_of(ours.utility(i, value) - mine), group)}
-            for i, value in enumerate(values)
-            for mine in [frontiers[name].utility(i, value)]
-        ]
-        for name in dict.fromkeys((*AT_VALUES, *VARIANTS))
-    }
-    timed_value = DEADLINE_DIAL * float(usd[-1])
-    left = {name: right - paid / timed_value for name, (right, paid, _) in timed.items()}
     return {
         "prompts": len(data.group),
         "tested": len(group),
@@ -256,17 +245,35 @@ def _figures(data: Recorded, group: Ints, frontiers: Mapping[str, Means], timed:
         "ours_to": {name: saved(name) for name in frontiers if name != "ours"},
         "ours_less_at_half_cost": {name: gained(name) for name in frontiers if name != "ours"},
         "right_at_half_cost": {name: method.right_at(float(usd[targets["best"]]) / 2, everyone) for name, method in frontiers.items()},
-        "at_values": at_values,
-        "deadlines": {
-            name: {
-                "right": bootstrap(mean_of(right), group),
-                "usd_per_1000": 1000 * float(paid.mean()),
-                "nothing_in_time": bootstrap(mean_of(nothing), group),
-                "utility": float(left[name].mean()),
-                "ours_less": bootstrap(mean_of(left[name.split(":")[0] + ": ours"] - left[name]), group),
-            }
-            for name, (right, paid, nothing) in timed.items()
-        },
+        "at_values": _by_value(frontiers, [dial * float(usd[-1]) for dial in DIALS], group),
+        "deadlines": _by_deadline(timed, DEADLINE_DIAL * float(usd[-1]), group),
+    }
+
+
+def _by_value(frontiers: Mapping[str, Means], values: Sequence[float], group: Ints) -> dict[str, Any]:
+    """By method, at each value of a right answer: its utility, and how much more ours has."""
+    return {
+        name: [
+            {"utility": float(mine.mean()), "ours_less": bootstrap(mean_of(frontiers["ours"].utility(i, value) - mine), group)}
+            for i, value in enumerate(values)
+            for mine in [frontiers[name].utility(i, value)]
+        ]
+        for name in dict.fromkeys((*AT_VALUES, *VARIANTS))
+    }
+
+
+def _by_deadline(timed: Mapping[str, Array], value: float, group: Ints) -> dict[str, Any]:
+    """By deadline and method: what was right in time, what it cost, and how much more utility ours has under that deadline."""
+    left = {name: right - paid / value for name, (right, paid, _) in timed.items()}
+    return {
+        name: {
+            "right": bootstrap(mean_of(right), group),
+            "usd_per_1000": 1000 * float(paid.mean()),
+            "nothing_in_time": bootstrap(mean_of(nothing), group),
+            "utility": float(left[name].mean()),
+            "ours_less": bootstrap(mean_of(left[name.split(":")[0] + ": ours"] - left[name]), group),
+        }
+        for name, (right, paid, nothing) in timed.items()
     }
 
 

@@ -330,6 +330,16 @@ def share(hit: Sequence[bool]) -> list[float]:
     return [k, n, round(float(low), 4), round(float(high), 4)]
 
 
+HOW_FAR = """## How far this goes
+
+Everyday questions were written by hand, in two files: with the first the guards were made and the threshold found, the second was written
+afterwards. What was changed since makes the guards stricter, and none of it came from the second file. Both are of one author and in
+English, and much harder than traffic: in it most neighbours are not made to deceive. Word problems are GSM8K's, multiple choice MMLU's,
+each changed by rule. Paraphrases of *word problems* are changed by rule too (a greeting, `3` for `three`), and say little of how people
+rephrase.
+"""
+
+
 def page(figures: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
 
@@ -385,14 +395,7 @@ be shown.
 
 {table(["max_false_hits", "threshold", "hits"], rates)}
 
-## How far this goes
-
-Everyday questions were written by hand, in two files: with the first the guards were made and the threshold found, the second was written
-afterwards. What was changed since makes the guards stricter, and none of it came from the second file. Both are of one author and in
-English, and much harder than traffic: in it most neighbours are not made to deceive. Word problems are GSM8K's, multiple choice MMLU's,
-each changed by rule. Paraphrases of *word problems* are changed by rule too (a greeting, `3` for `three`), and say little of how people
-rephrase.
-"""
+{HOW_FAR}"""
 
 
 def picture(scored: Sequence[Scored], path: Path) -> None:
