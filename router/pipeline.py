@@ -439,6 +439,8 @@ def _no_answer(job: Job, reason: str, considered: Sequence[Considered] = ()) -> 
     """Why there is no answer: a backend's failure, else the limit that let no plan run; of money, how much would have done."""
     if job.backend_error is not None:
         return from_backend(job.backend_error, (error for (kind, _), error in job.run.errors.items() if kind == "backend"))
+    if job.ask.plan is not None and not considered:  # refused for what it is, whatever it costs
+        return InvalidRequest(reason, param="outlay.plan")
     limits = job.limits
     if job.run.truncated_by == "key" or (" is left" in reason and job.run.ceiling_usd < limits.cost_usd):
         return job.run.purse.why()

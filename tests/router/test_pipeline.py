@@ -248,6 +248,14 @@ async def test_a_plan_that_the_caller_names_is_run_whole() -> None:
     assert outcome.decision["cause"] == "forced"
 
 
+async def test_a_plan_of_samples_for_tools_is_refused_for_that_and_not_for_money() -> None:
+    """The message says what of the request forbids it, at `outlay.plan`; no ceiling is spoken of."""
+    with pytest.raises(InvalidRequest, match="one answer only") as caught:
+        await a_router().answer(an_ask(plan=BestOfN(backend="small", n=4, verifier="exact"), extra={"tools": [{"type": "function"}]}))
+    assert (type(caught.value), caught.value.param) == (InvalidRequest, "outlay.plan")
+    assert "$" not in str(caught.value)
+
+
 @dataclass
 class Doubtful(Exact):
     """Knows no better than by four to one, of beginnings as well."""
