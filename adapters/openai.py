@@ -31,6 +31,8 @@ MAX_ANSWER_BYTES = 64 << 20
 """A server that does not stop sending is stopped here."""
 TOO_LONG = f"an answer of more than {MAX_ANSWER_BYTES >> 20} MiB"
 END_OF_STREAM_S = 0.1
+CONNECT_S = 5.0
+"""A server that is there takes a connection sooner; OpenAI's own client waits as long. What it is asked then takes the time it takes."""
 VLLM_CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -74,7 +76,7 @@ class OpenAIBackend:
         secrets = _secret_headers(name, options)
         try:
             headers = {"Content-Type": "application/json", **secrets}
-            self._server = Server(f"{options.base_url}/chat/completions", headers, connect_s=options.timeout_s)
+            self._server = Server(f"{options.base_url}/chat/completions", headers, connect_s=min(CONNECT_S, options.timeout_s))
         except ValueError as error:
             raise AdapterError(f"backends.{name}: {error}") from None
         self._secrets = [value.removeprefix("Bearer ") for value in secrets.values()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -383,6 +384,14 @@ async def test_a_silent_server_is_given_up(make: Make, stub: StubServer) -> None
         await guarded.complete(ASK, call)
     await asyncio.wait_for(stub.disconnected.wait(), 5)
     assert call.input_tokens > 0
+
+
+async def test_a_server_that_takes_no_connection_is_given_up_soon(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before `timeout_s`, which is for answers: here one that is silent while TLS is to begin."""
+    monkeypatch.setattr(openai_module, "CONNECT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        error = await failure(make(base_url=f"https://127.0.0.1:{deaf.getsockname()[1]}/v1"))
+    assert error.brief == "BackendUnavailable (TimeoutError)"
 
 
 async def test_a_stream_that_falls_silent_is_given_up(make: Make) -> None:
