@@ -1,8 +1,8 @@
 """A backend with others that answer in its place: a chain that is a backend itself.
 
-The others are asked in their order, each once, when the first fails in one of the ways that `fallback_on` names; a stream only before its
-first word, for what was read cannot be taken back. An answer that was filtered or refused is such a failure, and goes out if nobody has a
-better one. Where none answers, the first one's error says why.
+The others are asked in their order, each once, when the first fails in one of the ways that `fallback_on` names; a stream only while no
+client has a word of it, for what was read cannot be taken back. An answer that was filtered or refused is such a failure, and goes out if
+nobody has a better one. Where none answers, the first one's error says why.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Fallbacks:
             try:
                 with self._part(backend, call) as part:
                     await backend.complete(request, part)
-                    self._take_back(part, kept)
+                    self._withhold(part, kept)
                 return
             except BackendError as error:
                 first_error = first_error or error
@@ -64,24 +64,24 @@ class Fallbacks:
         for backend in (self.backend, *self._others):
             if first_error is not None and not await self._may(backend, request, call):
                 continue
-            begun, held = False, list[Delta]()
+            held = _Held(call, refusals="content_filter" in self._on)
             try:
                 with self._part(backend, call) as part:
+                    part.take_back = held.take_back
                     async with aclosing(cast(AsyncGenerator[Delta], backend.stream(request, part))) as deltas:
                         async for delta in deltas:
-                            held.append(delta)
-                            begun = begun or delta.says or "content_filter" not in self._on
-                            while begun and held:
-                                yield held.pop(0)
-                    if not begun:
-                        unsaid = unsaid or held
-                        self._take_back(part, kept)
-                for delta in held:
+                            for free in held.freed_by(delta):
+                                yield free
+                    if not held.begun:
+                        unsaid = unsaid or held.deltas
+                        self._withhold(part, kept)
+                for delta in held.deltas:
                     yield delta
                 return
             except BackendError as error:
-                first_error = error if begun else first_error or error
-                if begun or not self._helps(error):
+                read = not held.take_back()
+                first_error = error if read else first_error or error
+                if read or call.choices or not self._helps(error):
                     break
         assert first_error is not None, "the first backend is asked in any case"
         call.choices += kept
@@ -109,7 +109,7 @@ class Fallbacks:
         """Of the first backend's deployments."""
         return dict(getattr(self.backend, "states", dict)())
 
-    def _take_back(self, part: Call, kept: list[Choice]) -> None:
+    def _withhold(self, part: Call, kept: list[Choice]) -> None:
         """An answer that was withheld is a failure, if the configuration wants another backend asked then; the first one is kept."""
         if "content_filter" in self._on and part.choices and all(choice.withheld for choice in part.choices):
             kept += [] if kept else part.choices
@@ -146,3 +146,27 @@ class Fallbacks:
                 part.attempts = [replace(attempt, kind="fallback") for attempt in part.attempts] or [alone]
             call.charge(part)
             call.choices += part.choices
+
+
+class _Held:
+    """What one backend has streamed. Where a refusal would be fallen back from, it waits for what follows."""
+
+    def __init__(self, call: Call, *, refusals: bool) -> None:
+        self._call, self._refusals = call, refusals
+        self.begun, self.deltas = False, list[Delta]()
+
+    def freed_by(self, delta: Delta) -> list[Delta]:
+        """What may go out, now that this has come."""
+        self.deltas.append(delta)
+        self.begun = self.begun or delta.says or not self._refusals
+        if not self.begun:
+            return []
+        free, self.deltas = self.deltas, []
+        return free
+
+    def take_back(self) -> bool:
+        """It has not begun, if no client has a word of it."""
+        if self.begun and not self._call.take_back():
+            return False
+        self.begun, self.deltas = False, []
+        return True

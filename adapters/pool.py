@@ -2,9 +2,9 @@
 
 A call makes at most `attempts` requests. What failed is asked again elsewhere at once, or at the same place after a pause (with jitter, or
 as its `Retry-After` says) that fits before the deadline. A call slower than 95 % of the last ones may be asked a second time, beside;
-the share of such hedges is bounded by a bucket. A stream that has begun to answer is never begun again. Everything that was paid, also
-for a request that lost or was cancelled, is in the `Call`, by deployment; nothing more is begun than `Call.may` allows. What a provider
-made of a plain answer that was lost or given up cannot be seen, so it is estimated by the answers before it.
+the share of such hedges is bounded by a bucket. A stream of which a client has a word is never begun again. Everything that was paid,
+also for a request that lost or was cancelled, is in the `Call`, by deployment; nothing more is begun than `Call.may` allows. What a
+provider made of a plain answer that was lost or given up cannot be seen, so it is estimated by the answers before it.
 
 Power of two choices: Mitzenmacher, 2001. Hedging: Dean and Barroso, The Tail at Scale, 2013. Time and chance are passed in.
 """
@@ -113,20 +113,23 @@ class Pool:
             await self._end(request, call, won, tries)
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
-        """The same, streamed; deployments are changed only before the first delta."""
-        won, tries = None, self._begin()
+        """The same, streamed; deployments are changed only while no client has a word."""
+        won, broken, tries = None, None, self._begin()
         try:
-            won = await self._won(request, call, True, tries)
-            assert won.deltas is not None
-            if won.first is not None:
-                yield won.first
-            try:
-                async for delta in won.deltas:
-                    yield delta
-            except BackendError as error:
-                won.fail(error, self._clock())
-                raise
-            won.over = True
+            while won is None:
+                won = await self._won(request, call, True, tries, broken)
+                assert won.deltas is not None
+                try:
+                    if won.first is not None:
+                        yield won.first
+                    async for delta in won.deltas:
+                        yield delta
+                    won.over = True
+                except BackendError as error:
+                    won.fail(error, self._clock())
+                    if won.part.choices or not call.take_back():
+                        raise
+                    won, broken = None, error
         finally:
             await self._end(request, call, won, tries)
 
@@ -168,9 +171,12 @@ class Pool:
         kept = won or next((one for one in reversed(tries) if one.part.choices), None)
         call.choices += kept.part.choices if kept else []
 
-    async def _won(self, request: ChatRequest, call: Call, streamed: bool, tries: list[_Try]) -> _Try:
-        """Raises the last error where no request answers."""
-        started = self._start(self._first(streamed), "first", call, streamed, tries)
+    async def _won(self, request: ChatRequest, call: Call, streamed: bool, tries: list[_Try], broken: BackendError | None = None) -> _Try:
+        """The request that answers, or, after one that broke off, the next that does. Raises the last error where none is left."""
+        if broken is None:
+            started = self._start(self._first(streamed), "first", call, streamed, tries)
+        else:
+            started = await self._again(broken, call, streamed, tries)
         while True:
             try:
                 won = await self._raced(started, request, call, tries)

@@ -137,6 +137,10 @@ async def _freely(backend: Backend, after_s: float, more: bool) -> bool:
     return True
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Call:
     """What one call to a backend or verifier has used and produced so far. Written by the adapter, read by the run."""
@@ -159,6 +163,8 @@ class Call:
     """Each request made, where a backend may make several for one call."""
     may: Callable[[Backend, float, bool], Awaitable[bool]] = _freely
     """Whether a further attempt of this backend may begin after so many seconds; with `more`, the price of one is not yet set aside."""
+    take_back: Callable[[], bool] = _never
+    """Forgets what was streamed, if no client has a word of it; whether none has, so that another attempt may begin it anew."""
 
     def charge(self, part: Call) -> None:
         """Take over what a part of this call has used."""

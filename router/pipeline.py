@@ -53,7 +53,7 @@ from router.metrics import Metrics
 from router.online import Online
 from router.pacing import Pacer
 from router.parts import Parts, single_answer_policy
-from router.pipeline_types import Ask, ModelCard, Outcome, Sink
+from router.pipeline_types import Ask, ModelCard, Outcome, Sink, taken_back
 from router.purse import Cost
 from router.record import DecisionLog, block, render
 from router.run import OutOfBudget
@@ -297,6 +297,8 @@ class Router:
         except BackendError as error:
             action.error = type(error).__name__
             job.lost(plan, error)
+            if words is not None:
+                words.take_back()
         finally:
             job.end(action)
         await _progress(job, f"{plan.key}: {action.answers} answers, right with chance {action.chance:.2f}, ${action.cost_usd:.6f}")
@@ -404,7 +406,7 @@ class Router:
 
 
 class _Live:
-    """A sink that knows whether anything went out: what a client has read cannot be taken back. A refusal waits for what follows it."""
+    """A sink that knows whether an answer has begun: what a client has read cannot be taken back. A refusal waits for what follows it."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.begun, self._held = job, False, list[Delta]()
@@ -416,6 +418,15 @@ class _Live:
             self.begun, self.job.first_token_s = True, self.job.run.elapsed_s
         while self.begun and self._held:
             await self.job.sink(self._held.pop(0))
+
+    def take_back(self) -> bool:
+        """It has not begun, if no word of it has gone out."""
+        assert self.job.sink is not None
+        if self.begun and not taken_back(self.job.sink):
+            return False
+        self.begun, self.job.first_token_s = False, None
+        self._held.clear()
+        return True
 
 
 async def _progress(job: Job, comment: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from adapters.types import ChatRequest, Delta
 from difficulty.frozen import frozen
@@ -21,6 +21,19 @@ from router.purse import Purse
 
 Sink = Callable[[Delta], Awaitable[None]]
 """Where a live answer's deltas go. Only an answer that will be the outcome may go there: what a client has read cannot be taken back."""
+
+
+@runtime_checkable
+class Revocable(Protocol):
+    """A sink that knows what of its deltas has gone out to the client."""
+
+    def take_back(self) -> bool:
+        """Forget all words, if none has gone out; whether none has."""
+
+
+def taken_back(sink: Sink) -> bool:
+    """Whether what was written to it is as if it had never been; not where the sink cannot say."""
+    return isinstance(sink, Revocable) and sink.take_back()
 
 
 def new_decision_id() -> str:

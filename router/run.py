@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from router.candidates import Candidate
 from router.ceiling import Limit, Tariff, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
+from router.pipeline_types import Sink, taken_back
 from router.purse import Cost, Cover, Purse
 from router.tracing import Trace
 
@@ -102,7 +103,7 @@ class Run:
     weigh: Weigh = lambda said, voters: {answer: said.count(answer) / len(said) for answer in said}
     fault: Callable[[Choice], str] = lambda choice: ""
     """Why an answer has not the form that the request asks for; empty if it has."""
-    sink: Callable[[Delta], Awaitable[None]] | None = None
+    sink: Sink | None = None
     """Where the deltas of a live answer go, when the client is streaming."""
     clock: Callable[[], float] = time.monotonic
     purse: Purse = field(default_factory=Purse)
@@ -354,12 +355,20 @@ class Run:
     async def _stream(self, backend: Backend, request: ChatRequest, call: Call) -> None:
         """Passes the deltas on. What the client has seen when the deadline cuts it off counts as an answer, if only a part."""
         assert self.sink is not None
-        seen = ""
+        sink, seen = self.sink, ""
+
+        def take_back() -> bool:
+            nonlocal seen
+            taken = taken_back(sink)
+            seen = "" if taken else seen
+            return taken
+
+        call.take_back = take_back
         try:
             async with _closing(backend.stream(request, call)) as deltas:
                 async for delta in deltas:
                     seen += delta.text if delta.index == 0 else ""
-                    await self.sink(delta)
+                    await sink(delta)
         except asyncio.CancelledError:
             if seen and not call.choices:
                 call.choices.append(Choice(seen, "cancelled"))

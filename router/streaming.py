@@ -21,6 +21,9 @@ from router.render import Chunks
 
 T = TypeVar("T")
 
+TURNS = 3
+"""Of the loop, for which the first words wait: where the connection that brought them broke with them, that is known by then."""
+
 
 class ClientGone(Exception):
     """The client closed its connection before the answer was complete."""
@@ -75,7 +78,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
 
 
 class LiveAnswer:
-    """The pipeline at work for one stream.
+    """The pipeline at work for one stream, and the sink of its words: those that no client was sent can be taken back.
 
     The queue of deltas has no bound: an answer is no larger than its `max_tokens`, and a slow reader must not hold up a backend.
     """
@@ -85,11 +88,21 @@ class LiveAnswer:
         self._some_news = asyncio.Event()
         self._sent: dict[int, str] = {}
         self._live: set[int] = set()
-        self._task = asyncio.ensure_future(unbroken(pipeline.answer(ask, self._sink)))
+        self._task = asyncio.ensure_future(unbroken(pipeline.answer(ask, self)))
         self._task.add_done_callback(lambda _: self._tell(None))
 
-    async def _sink(self, delta: Delta) -> None:
+    async def __call__(self, delta: Delta) -> None:
+        """One more delta for the client."""
         self._tell(delta)
+
+    def take_back(self) -> bool:
+        """Forget the words, if the client was sent none; comments stay. Whether it was sent none."""
+        if self._live:
+            return False
+        for news in [self._news.get_nowait() for _ in range(self._news.qsize())]:
+            if news is None or news.comment:
+                self._news.put_nowait(news)
+        return True
 
     def _tell(self, news: Delta | None) -> None:
         self._news.put_nowait(news)
@@ -97,9 +110,7 @@ class LiveAnswer:
 
     async def first_news(self, within_s: float) -> Outcome | None:
         """Wait for the first delta, for the end, or for so long. The outcome, if it is there by then; raises what the pipeline raised."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._some_news.wait()
+        await self._more_within(within_s)
         return self._task.result() if self._task.done() else None
 
     async def batches(self, chunks: Chunks, keep_alive_s: float) -> AsyncIterator[list[dict[str, Any]] | str]:
@@ -127,12 +138,15 @@ class LiveAnswer:
                 yield batch
 
     async def _more_within(self, seconds: float) -> bool:
-        """Wait for news."""
-        self._some_news.clear()
+        """Wait for news; for others, where the first words were taken back."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                return await self._some_news.wait()
-        return False
+                while self._news.empty():
+                    self._some_news.clear()
+                    await self._some_news.wait()
+                    for _ in range(0 if self._live else TURNS):
+                        await asyncio.sleep(0)
+        return not self._news.empty()
 
     def result(self) -> Outcome:
         """The outcome, after the last event."""

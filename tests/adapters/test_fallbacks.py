@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,10 +14,10 @@ from adapters.openai import OpenAIBackend, OpenAIOptions
 from adapters.options import FallbackOn, Resilience
 from adapters.pool import Pool
 from adapters.scripted import Answer, scripted
-from adapters.types import Backend, Call, ChatRequest, Price
+from adapters.types import Backend, Call, ChatRequest, Delta, Price
 from tests.adapters.conformance import answered, streamed
 from tests.adapters.stub_server import StubServer
-from tests.adapters.test_pool import DOWN, Played, Time, trace
+from tests.adapters.test_pool import DOWN, Breaks, Played, Time, trace
 
 ASK = ChatRequest(messages=({"role": "user", "content": "hello there"},))
 ALL: frozenset[FallbackOn] = frozenset({"failure", "context_length", "content_filter"})
@@ -94,6 +95,34 @@ async def test_a_dearer_answer_is_asked_for_only_with_leave_and_paid_at_its_own_
     with pytest.raises(BackendUnavailable):
         await backend.complete(ASK, Call(cheap.price, may=may))
     assert asked == [("dear", True)] * 2
+
+
+@pytest.mark.parametrize("unread", [True, False])
+async def test_a_stream_of_which_nobody_has_a_word_is_taken_over(unread: bool) -> None:
+    """As if it had failed before the first; else its failure is told, and nobody else is asked."""
+    first, second, got = Breaks("m", Time()), Played("second", Time()), list[str]()
+
+    def take_back() -> bool:
+        got[:] = [] if unread else got
+        return unread
+
+    call = Call(first.price, take_back=take_back)
+    with contextlib.nullcontext() if unread else pytest.raises(BackendMalformed):
+        async for delta in Fallbacks(first, [second], ALL).stream(ASK, call):
+            got.append(delta.text)
+    assert (got, second.calls) == ((["second", ""], 1) if unread else (["never"], 0))
+    assert call.cost_usd == (24 if unread else 11)
+
+
+async def test_a_refusal_that_breaks_off_is_not_heard() -> None:
+    """Its words were held back, so that the deployment that is asked next begins anew."""
+    time = Time()
+    broken = Breaks("m/eu", time, piece=Delta(fields={"refusal": "I cannot"}))
+    places = Pool("m", [broken, Played("m/us", time)], Resilience(), clock=time, sleep=time.sleep)
+    places.deployments[1].running = 1  # so that the first is asked first
+    call, deltas = await streamed(Fallbacks(places, [Played("second", time)], ALL), ASK)
+    assert [(delta.text, delta.fields) for delta in deltas] == [("m/us", None), ("", None)]
+    assert trace(call) == [("m/eu", "first", "BackendMalformed"), ("m/us", "retry", "ok")]
 
 
 # --- in front of real servers -------------------------------------------------------------------------------------------

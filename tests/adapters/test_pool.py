@@ -16,7 +16,7 @@ from adapters.deployment import Deployment
 from adapters.errors import BackendBusy, BackendError, BackendMalformed, BackendRefused, BackendTimeout, BackendUnavailable
 from adapters.options import Resilience
 from adapters.pool import ENOUGH, Pool
-from adapters.types import Call, ChatRequest, Choice, Delta, Features, Price
+from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Features, Price
 from tests.adapters.conformance import BackendConformance, answered, streamed
 from tests.adapters.stub_server import StubServer
 
@@ -86,6 +86,20 @@ class Played:
         return 10
 
     async def aclose(self) -> None: ...
+
+
+class Breaks(Played):
+    """Its streams break after their first piece, for which it has written a token; a plain answer comes."""
+
+    def __init__(self, *args: Any, piece: Delta | None = None) -> None:
+        super().__init__(*args)
+        self.piece = piece or Delta("never")
+
+    async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
+        self.calls += 1
+        call.input_tokens, call.output_tokens = 10, 1
+        yield self.piece
+        raise BackendMalformed(self.name, "cut off")
 
 
 def pool(time: Time, *backends: Played, seed: int = 0, **options: Any) -> Pool:
@@ -212,6 +226,37 @@ async def test_a_stream_that_began_is_not_begun_again() -> None:
             pass
     assert (one.calls, trace(call)) == (1, [("m", "first", "BackendMalformed")])
     assert cut.state() != "ok"
+
+
+@pytest.mark.parametrize(("unread", "attempts", "leave", "asked"), [
+    (True, 2, True, 2), (True, 1, True, 1), (True, 2, False, 1), (False, 2, True, 1),
+])  # fmt: skip
+async def test_a_stream_of_which_nobody_has_a_word_is_a_request_that_failed(unread: bool, attempts: int, leave: bool, asked: int) -> None:
+    """Another is made, as far as attempts and money go; both are paid. Where somebody has a word, or none is left, the failure is told."""
+    time, got, wanted = Time(), list[str](), list[bool]()
+
+    async def may(backend: Backend, after_s: float, more: bool) -> bool:
+        wanted.append(more)
+        return leave
+
+    def take_back() -> bool:
+        got[:] = [] if unread else got
+        return unread
+
+    both = pool(time, Breaks("m/eu", time), Played("m/us", time), attempts=attempts)
+    both.deployments[1].running = 1  # so that the first is asked first
+    call = Call(both.price, may=may, take_back=take_back)
+    try:
+        async for delta in both.stream(ASK, call):
+            got.append(delta.text)
+    except BackendMalformed:
+        assert asked == 1
+        assert (call.choices, call.cost_usd) == ([], 11)
+    else:
+        assert (asked, got, [choice.text for choice in call.choices]) == (2, ["m/us", ""], ["m/us"])
+        assert trace(call) == [("m/eu", "first", "BackendMalformed"), ("m/us", "retry", "ok")]
+        assert call.cost_usd == 11 + 13
+    assert wanted == ([True] if unread and attempts == 2 else []), "the price of the second is set aside beside that of the first"
 
 
 async def test_a_full_queue_of_ours_is_not_waited_for_and_not_held_against_the_deployment() -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 from router.app import create_app
+from router.options import ServerOptions
 from router.pipeline_types import Pipeline
 
 
@@ -26,9 +27,9 @@ class Announcing(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(pipeline: Pipeline) -> AsyncIterator[str]:
+async def served(pipeline: Pipeline, options: ServerOptions | None = None) -> AsyncIterator[str]:
     """The application behind uvicorn on a free port; its address."""
-    server = Announcing(uvicorn.Config(create_app(pipeline), port=0, log_level="warning", lifespan="on"))
+    server = Announcing(uvicorn.Config(create_app(pipeline, options), port=0, log_level="warning", lifespan="on"))
     running = asyncio.ensure_future(server._serve())
     await server.up.wait()
     try:

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 
 from adapters.cache import MemoryCache
 from adapters.errors import VerifierError
-from adapters.scripted import Answer, ScriptedBackend, scripted
-from adapters.types import Call, ChatRequest, Choice, Delta, Price, Verdict
+from adapters.scripted import Answer, scripted
+from adapters.types import Backend, Call, ChatRequest, Choice, Delta, Price, Verdict
 from difficulty.belief import Belief, Channel, Scores, Success
 from difficulty.curves import Curves, Latency, PlanFit, Tokens
 from difficulty.errors import ProbeUnavailable
@@ -90,7 +90,7 @@ def a_policy(value: float = 1e-3, plans: list[dict[str, Any]] | None = None, **m
 
 
 def a_router(
-    small: ScriptedBackend | None = None, large: ScriptedBackend | None = None, *, policy: Policy | None = None,
+    small: Backend | None = None, large: Backend | None = None, *, policy: Policy | None = None,
     probe: Any = None, verifier: Exact | None = None, **more: Any,
 ) -> Router:  # fmt: skip
     backends = {

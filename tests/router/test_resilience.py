@@ -24,7 +24,7 @@ from router.job import Job
 from router.keys import Key
 from router.parts import Parts
 from router.pipeline import Router
-from router.pipeline_types import Ask
+from router.pipeline_types import Ask, Sink
 from router.purse import Purse
 from router.run import Limits, Run
 from tests.adapters.stub_server import StubServer
@@ -51,6 +51,9 @@ def gateway(backends: dict[str, Any]) -> Router:
     options = TypeAdapter(dict[str, BackendOptions]).validate_python(backends)
     policy = TypeAdapter(Policy).validate_python({"rules": [{"otherwise": {"single": {"backend": "large"}}}]})
     return Router(Parts(backends=build_backends(options), policies={"p": policy}, default_policy="p"))
+
+
+async def nowhere(_: Delta) -> None: ...
 
 
 # --- who served, and what it cost ---------------------------------------------------------------------------------------
@@ -103,17 +106,24 @@ async def test_a_client_that_goes_cancels_its_call_upstream_at_once(stub: StubSe
     assert call["cost_usd"] == call["attempts"][0]["cost_usd"] > 0
 
 
+class Unread:
+    """A client that is sent nothing before the end."""
+
+    async def __call__(self, delta: Delta) -> None: ...
+
+    def take_back(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(("model", "more"), [("words", {}), ("status-500", {"attempts": 2}), ("cut", {"fallbacks": ["other"]})])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_is_over_is_freed_at_once(stub: StubServer, model: str, more: dict[str, Any], stream: bool) -> None:
+@pytest.mark.parametrize("sink", [None, nowhere, Unread()], ids=["plain", "read", "unread"])
+async def test_a_request_that_is_over_is_freed_at_once(stub: StubServer, model: str, more: dict[str, Any], sink: Sink | None) -> None:
     """Answered, failed after retries, cut off: nothing of it waits for the garbage collector, which comes late under load."""
     router = gateway({"large": place(stub, model, **more), "other": place(stub, "status-500")})
 
     async def asked() -> None:
         with contextlib.suppress(RouterError):
-            await router.answer(Ask(ASKED, "large"), nowhere if stream else None)
-
-    async def nowhere(_: Delta) -> None: ...
+            await router.answer(Ask(ASKED, "large"), sink)
 
     await asked()
     gc.collect()

@@ -243,6 +243,7 @@ class Rude(ScriptedBackend):
 
     async def stream(self, request: ChatRequest, call: Call) -> AsyncIterator[Delta]:
         yield Delta("half an ")
+        self._act(call)
         await asyncio.Event().wait()
 
 
@@ -387,6 +388,20 @@ async def test_what_the_client_has_read_when_the_deadline_cuts_it_off_is_an_answ
     run = a_run(Rude(lambda call: None), limits=Limits(latency_s=0.01), sink=sink)
     (part,) = await run.generate("small", ASKED, live=True)
     assert (part.text, part.finish_reason) == ("half an ", "cancelled")
+
+
+async def test_what_was_taken_back_is_no_answer_at_the_deadline():
+    """The client has none of it, and the request that follows has said nothing yet."""
+
+    class Sink:
+        async def __call__(self, delta: Delta) -> None: ...
+
+        def take_back(self) -> bool:
+            return True
+
+    run = a_run(Rude(lambda call: call.take_back()), limits=Limits(latency_s=0.01), sink=Sink())
+    with pytest.raises(OutOfBudget):
+        await run.generate("small", ASKED, live=True)
 
 
 # --- verifiers --------------------------------------------------------------------------------------------------------------
