@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from adapters.errors import CacheError
-from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
+from adapters.options import without_password
+from adapters.redis_link import Clock, RedisGone, RedisLink
 
 _MARK = b"ou1:"
 """Begins every value in Redis, before its CRC-32: whatever else lies under our key is not ours, or not whole."""

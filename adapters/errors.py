@@ -44,7 +44,7 @@ class BackendError(AdapterError):
 
     @property
     def brief(self) -> str:
-        """`BackendUnavailable 503`, `BackendUnavailable (ConnectionRefusedError)`."""
+        """`BackendUnavailable 503`, `BackendUnavailable (ConnectionRefusedError at http://10.0.0.5:8000/v1)`."""
         return f"{type(self).__name__} {self.status}" if self.status else _because(self, self.because)
 
 

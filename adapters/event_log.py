@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from adapters.redis_link import without_password
+from adapters.options import without_password
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from adapters.accounts import METERS, Account, Amount, Books, Entry, Receipt, Verdict, windows_at
 from adapters.errors import LedgerError
-from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
+from adapters.options import without_password
+from adapters.redis_link import Clock, RedisGone, RedisLink
 
 log = logging.getLogger(__name__)
 

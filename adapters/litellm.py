@@ -10,14 +10,14 @@ import asyncio
 import logging
 import os
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
 from adapters.errors import BackendError, BackendRefused, BackendTimeout
-from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, with_usage
+from adapters.openai_wire import StreamReader, body_of, error_for, read_answer, retry_after_s, unreached, with_usage
 from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.traceparent import trace_headers
@@ -28,6 +28,9 @@ CODES = {"ContextWindowExceededError": "context_length_exceeded", "ContentPolicy
 
 TAKEN = frozenset({"ClientPayloadError", "JSONDecodeError", "ReadTimeout"})
 """Errors below LiteLLM's own that say that the provider has the request, and may charge it: its answer broke off, or did not come."""
+
+UNREACHED = frozenset({"ConnectError", "ConnectTimeout"})
+"""Those that say that there is no connection to it; LiteLLM puts the address into its own words for that."""
 
 REQUEST_FIELDS = frozenset(
     {
@@ -132,7 +135,7 @@ class LiteLLMBackend:
         try:
             return await self._litellm.acompletion(**{**(with_usage(body) if stream else body), **self._params, **self._traced()})
         except self._litellm.exceptions.openai.OpenAIError as error:
-            if not _taken(error):
+            if _behind(error, TAKEN) is None:
                 call.input_tokens, call.estimated = 0, False
             raise self._error(error) from None
 
@@ -153,6 +156,8 @@ class LiteLLMBackend:
 
     def _error(self, error: Exception) -> BackendError:
         """Our error for one of LiteLLM's; its message is cut to what the provider said, without the traceback that may follow."""
+        if (lost := _behind(error, UNREACHED)) is not None:
+            return unreached(self.name, type(lost.__cause__ or lost).__name__, str(self._params.get("api_base") or ""))
         said = redacted(str(error).strip().split("\n")[0][:500], self._secrets)
         if isinstance(error, self._litellm.Timeout):
             return BackendTimeout(self.name, said)
@@ -163,9 +168,9 @@ class LiteLLMBackend:
         return error_for(self.name, status, said, CODES.get(type(error).__name__), retry_after_s(headers))
 
 
-def _taken(error: BaseException | None) -> bool:
-    """Whether one of TAKEN is at the bottom of it."""
-    return error is not None and (type(error).__name__ in TAKEN or _taken(error.__cause__ or error.__context__))
+def _behind(error: BaseException | None, names: Collection[str]) -> BaseException | None:
+    """The first error of one of these names among those that led to it."""
+    return error if error is None or type(error).__name__ in names else _behind(error.__cause__ or error.__context__, names)
 
 
 def import_litellm() -> Any:

@@ -14,6 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeGuard
 
 from adapters.errors import BackendError, BackendMalformed, BackendRefused, BackendUnavailable
+from adapters.options import without_password
 from adapters.pricing import BYTES_PER_TOKEN
 from adapters.types import Call, ChatRequest, Choice, Delta, Message, text_of
 
@@ -291,6 +292,11 @@ def error_for(backend: str, status: int, message: str, code: str | None = None, 
     if 300 <= status < 400:
         return BackendMalformed(backend, f"status {status}, a redirection; give the final address as base_url", status=status)
     return BackendRefused(backend, message or f"status {status} without a reason", status=status, code=code)
+
+
+def unreached(backend: str, kind: str, address: str) -> BackendUnavailable:
+    """There is no connection. Where to is for the operator's log alone: a caller has nothing to do with addresses."""
+    return BackendUnavailable(backend, f"no connection ({kind})", because=f"{kind} at {without_password(address)}" if address else kind)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:

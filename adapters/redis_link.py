@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
+
+from adapters.options import without_password
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +136,3 @@ async def patience(timeout_s: float) -> AsyncIterator[None]:
         raise TimeoutError(f"no answer in {timeout_s:g} s") from None
     finally:
         timer.cancel()
-
-
-def without_password(url: str) -> str:
-    """Where it is, not how to get in."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

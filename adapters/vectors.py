@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.errors import CacheError
-from adapters.redis_link import Clock, RedisGone, RedisLink, without_password
+from adapters.options import without_password
+from adapters.redis_link import Clock, RedisGone, RedisLink
 
 Floats = NDArray[np.float32]
 

@@ -13,6 +13,7 @@ import asyncio
 import json
 import random
 import re
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,6 +22,13 @@ from aiohttp import web
 Body = dict[str, Any]
 VOCABULARY = ["river", "stone", "lamp", "green", "seven", "cloud", "paper", "north", "wheel", "apple", "quiet", "storm"]
 TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Berlin"}'}}
+
+
+def free_port() -> int:
+    """One at which nobody answers."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 class StubServer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from adapters.openai import OpenAIOptions
 from adapters.openai_wire import error_for
 from adapters.scripted import Script, ScriptedBackend, scripted
 from adapters.types import Call, ChatRequest, Choice, Price, Verdict, text_of
+from tests.adapters.stub_server import free_port
 
 REQUEST = ChatRequest(({"role": "user", "content": "What is 2+2?"},))
 
@@ -30,12 +30,6 @@ def judge(backend: ScriptedBackend, **options: Any) -> Judge:
 
 async def grade(verifier: Judge, *answers: str) -> list[Verdict]:
     return await verifier.score(REQUEST, [Choice(answer) for answer in answers], Call(verifier.price))
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def playing(script: Script) -> ScriptedBackend:
@@ -279,7 +273,7 @@ async def test_a_judge_that_nobody_reaches_says_how_it_failed_and_is_as_ready_as
     backend = build_backend("llm", PoolOptions.model_validate({"deployments": {"one": options}, "attempts": 1, "allowed_fails": 1}))
     verifier = Judge("judge", JudgeOptions(backend="llm"), backend)
     assert verifier.state() == "ok"
-    for because in ("ConnectionRefusedError", "left alone"):
+    for because in (f"ConnectionRefusedError at {options.base_url}", "left alone"):
         with pytest.raises(VerifierError) as failed:
             await grade(verifier, "4")
         assert failed.value.brief == f"VerifierError (BackendUnavailable ({because}))"

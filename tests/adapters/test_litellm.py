@@ -18,7 +18,7 @@ from adapters.litellm import LiteLLMBackend, LiteLLMOptions
 from adapters.pricing import estimate_input_tokens
 from adapters.types import Call, ChatRequest, Price
 from tests.adapters.conformance import BackendConformance, Failure, answered, streamed
-from tests.adapters.stub_server import TOOL_CALL, StubServer
+from tests.adapters.stub_server import TOOL_CALL, StubServer, free_port
 
 # LiteLLM's own types make pydantic warn when they are first used.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -124,6 +124,19 @@ async def test_a_key_is_never_shown(make: Make) -> None:
         assert "very-secret" not in str(raised.value)
     with pytest.raises(MissingExtra, match="NO_SUCH_KEY"):
         make(litellm_params={"aws_secret_access_key": "os.environ/NO_SUCH_KEY"})
+
+
+@pytest.mark.parametrize("model", ["hosted_vllm/x", "openai/x", "anthropic/claude-3-5-sonnet-20241022"])
+@pytest.mark.parametrize("how", [answered, streamed])
+async def test_where_nobody_answers_is_for_the_log_alone(model: str, how: Any) -> None:
+    """LiteLLM's words for a connection that was not to be had name the address; ours for a client do not."""
+    address = f"http://127.0.0.1:{free_port()}/v1"
+    backend = LiteLLMBackend("remote", LiteLLMOptions(model=model, api_key="very-secret", api_base=address))
+    with pytest.raises(BackendUnavailable) as raised:
+        await how(backend, ASK.but(seed=None))
+    assert str(raised.value) == "backend 'remote': no connection (ClientConnectorError)"
+    assert raised.value.brief == f"BackendUnavailable (ClientConnectorError at {address})"
+    await adapters.litellm.import_litellm().close_litellm_async_clients()
 
 
 async def test_litellm_does_not_retry(make: Make, stub: StubServer) -> None:

@@ -390,8 +390,9 @@ async def test_a_server_that_takes_no_connection_is_given_up_soon(make: Make, mo
     """Long before `timeout_s`, which is for answers: here one that is silent while TLS is to begin."""
     monkeypatch.setattr(openai_module, "CONNECT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        error = await failure(make(base_url=f"https://127.0.0.1:{deaf.getsockname()[1]}/v1"))
-    assert error.brief == "BackendUnavailable (TimeoutError)"
+        address = f"https://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        error = await failure(make(base_url=address))
+    assert error.brief == f"BackendUnavailable (TimeoutError at {address})"
 
 
 async def test_a_stream_that_falls_silent_is_given_up(make: Make) -> None:

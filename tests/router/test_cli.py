@@ -21,6 +21,7 @@ from router.cli import main
 from router.config import parse
 from router.serve import greeting
 from router.yaml_errors import parse_yaml
+from tests.adapters.stub_server import free_port
 from tests.router.doubles import exploding
 
 SCRIPTED = """
@@ -95,12 +96,6 @@ def test_ask_takes_the_configuration_of_the_working_directory(config: str, monke
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.mark.parametrize(
