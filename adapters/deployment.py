@@ -79,6 +79,11 @@ class Deployment:
         return (self.running + 1) * mine > (other.running + 1) * others
 
 
+def cause_of(error: BackendError | None) -> str:
+    """Why a request failed, in brief; empty where it did not, or where another one would not."""
+    return error.brief if error is not None and (error.retryable or blames_us(error)) else ""
+
+
 def _moved(mean: float | None, newest: float) -> float:
     return newest if mean is None else mean + WEIGHT * (newest - mean)
 

@@ -14,7 +14,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import cast
 
-from adapters.deployment import blames_us
+from adapters.deployment import blames_us, cause_of
 from adapters.errors import BackendError, BackendRefused, BackendWithheld
 from adapters.options import FallbackOn
 from adapters.types import Attempt, Backend, Call, ChatRequest, Choice, Delta
@@ -132,17 +132,17 @@ class Fallbacks:
     @contextmanager
     def _part(self, backend: Backend, call: Call) -> Iterator[Call]:
         """The part of the call that this backend makes, charged to the whole however it ends."""
-        part, started, outcome = Call(backend.price, call.scope, may=call.may), self._clock(), "cancelled"
+        part, started, outcome, cause = Call(backend.price, call.scope, may=call.may), self._clock(), "cancelled", ""
         try:
             yield part
             outcome = "ok"
         except BackendError as error:
-            outcome = type(error).__name__
+            outcome, cause = type(error).__name__, cause_of(error)
             raise
         finally:
             if backend is not self.backend:
                 used = (part.input_tokens, part.output_tokens, part.cost_usd)
-                alone = Attempt(backend.name, "fallback", *used, self._clock() - started, outcome, part.cached_tokens)
+                alone = Attempt(backend.name, "fallback", *used, self._clock() - started, outcome, part.cached_tokens, cause)
                 part.attempts = [replace(attempt, kind="fallback") for attempt in part.attempts] or [alone]
             call.charge(part)
             call.choices += part.choices

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, cast
 
-from adapters.deployment import Deployment, blames_us
+from adapters.deployment import Deployment, blames_us, cause_of
 from adapters.errors import BackendBusy, BackendError, BackendUnavailable
 from adapters.options import Resilience
 from adapters.types import Attempt, Backend, Call, ChatRequest, Delta, Features, Price
@@ -207,7 +207,8 @@ class Pool:
             part.output_tokens = _unread_tokens(one, request, inf if one.error else latency_s)
         call.charge(part)
         used = (part.input_tokens, part.output_tokens, part.cost_usd)
-        call.attempts.append(Attempt(one.deployment.backend.name, one.kind, *used, latency_s, one.outcome, part.cached_tokens))
+        name, cause = one.deployment.backend.name, cause_of(one.error)
+        call.attempts.append(Attempt(name, one.kind, *used, latency_s, one.outcome, part.cached_tokens, cause))
 
     # --- which, and when ----------------------------------------------------------------------------------------------
 

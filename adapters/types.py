@@ -131,6 +131,8 @@ class Attempt:
     outcome: str
     """`ok`, `cancelled`, or the name of the error."""
     cached_tokens: int = 0
+    cause: str = ""
+    """Of a failure by no fault of the request: what is known of it but the words of others. For the operator's log, and nobody else."""
 
 
 async def _freely(backend: Backend, after_s: float, more: bool) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from math import inf
 from typing import Literal
 
-from adapters.errors import AdapterError
 from router.errors import RouterError
 from router.pipeline_types import Ask, Outcome
 from router.redact import redacted_start
@@ -102,16 +101,17 @@ class Outages:
         self._said: dict[tuple[str, str, str], float] = {}
         self._unsaid: Counter[tuple[str, str, str]] = Counter()
 
-    def tell(self, id: str, failed: Mapping[tuple[str, str], AdapterError]) -> None:
-        """One line of what failed for a request and was not spoken of lately; without the words of the error, which may quote a prompt."""
+    def tell(self, id: str, failed: Iterable[tuple[str, str, str]]) -> None:
+        """One line of what failed for a request, and why (kind, name, cause), and was not spoken of lately."""
         now, told = self._clock(), dict[str, str]()
-        for (kind, name), error in failed.items():
-            cause = kind, name, error.brief
-            if now - self._said.get(cause, -inf) < QUIET_S:
-                self._unsaid[cause] += 1
+        for outage in dict.fromkeys(failed):
+            if now - self._said.get(outage, -inf) < QUIET_S:
+                self._unsaid[outage] += 1
                 continue
-            more = f", and {more} more since this was last said" if (more := self._unsaid.pop(cause, 0)) else ""
-            self._said[cause], told[f"{kind} '{name}'"] = now, f"{error.brief}{more}"
+            (kind, name, why), more = outage, self._unsaid.pop(outage, 0)
+            why += f", and {more} more since this was last said" if more else ""
+            who, self._said[outage] = f"{kind} '{name}'", now
+            told[who] = f"{told[who]}; {why}" if who in told else why
         if told:
             said = "; ".join(f"{name} failed: {why}" for name, why in told.items())
             log.warning("%s %s", id, said, extra={"outlay": {"decision_id": id, "failed": told}})

@@ -41,7 +41,6 @@ from router.errors import (
     UnknownModel,
     from_backend,
     have_instead,
-    is_callers_own,
 )  # fmt: skip
 from router.events import Ending
 from router.flights import Flights
@@ -173,8 +172,7 @@ class Router:
                     await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
             finally:  # and is on record, also for one that goes just now
                 decision = self._record(job, self._block(job), ending)
-                if job.run.errors:
-                    self.outages.tell(job.ask.id, {target: error for target, error in job.run.errors.items() if not is_callers_own(error)})
+                self.outages.tell(job.ask.id, job.run.outages)
         return render(job, decision)
 
     async def _sent(self, job: Job, outcome: Outcome) -> Outcome:

@@ -35,7 +35,7 @@ def _reader(of: type[Any], *without: str) -> Callable[[Any], dict[str, Any]]:
     return lambda value: dict(zip(names, values(value), strict=True))
 
 
-_facts, _call_fields, _attempt = _reader(Facts), _reader(CallRecord), _reader(Attempt)
+_facts, _call_fields, _attempt = _reader(Facts), _reader(CallRecord), _reader(Attempt, "cause")
 _numbers = _reader(Considered, "plan", "refused", "then_usd", "then_s")
 _plan: TypeAdapter[Plan] = TypeAdapter(Plan)
 

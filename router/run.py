@@ -25,6 +25,7 @@ from router.candidates import Candidate
 from router.ceiling import Limit, Tariff, Terms, answer_tariff, scoring_usd
 from router.ceiling import Limits as Limits  # part of what a run speaks of: imported from here
 from router.ceiling import OutOfBudget as OutOfBudget
+from router.errors import is_callers_own
 from router.pipeline_types import Sink, taken_back
 from router.purse import Cost, Cover, Purse
 from router.tracing import Trace
@@ -186,6 +187,13 @@ class Run:
             return frozenset()
         marks = (mark.partition(":") for mark in self.degraded)
         return frozenset(name for kind, _, name in marks if kind in ("backend", "verifier"))
+
+    @property
+    def outages(self) -> list[tuple[str, str, str]]:
+        """Whatever failed by no fault of the request: its kind, its name and the cause. Also what a retry, another deployment or a fallback
+        made good."""
+        covered = [("backend", one.deployment, one.cause) for call in self.calls for one in call.attempts if one.cause]
+        return covered + [(*target, error.brief) for target, error in self.errors.items() if not is_callers_own(error)]
 
     def features(self, backend: str) -> Features:
         """What the backend can do."""

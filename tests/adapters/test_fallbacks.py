@@ -55,6 +55,16 @@ async def test_another_backend_answers_where_it_is_configured_to(how: Any, error
     assert played[1].calls == 0
 
 
+@pytest.mark.parametrize("how", [answered, streamed])
+async def test_why_it_failed_is_noted_of_each_request_unless_the_callers_own_is_to_blame(how: Any) -> None:
+    """For the operator's log, with what stands in a pool and what does not: a prompt that is too long is no outage."""
+    for error, cause in ((BackendUnavailable("m", "words of others", status=503), "BackendUnavailable 503"), (LOCKED, "BackendRefused 401"),
+                         (LONG, ""), (CODED, "")):  # fmt: skip
+        places = Pool("m", [Played("m/a", Time(), error)], Resilience(attempts=1))
+        call = await called(how, Fallbacks(places, [Played("second", Time(), DOWN), Played("third", Time())], ALL))
+        assert [(one.deployment, one.cause) for one in call.attempts] == [("m/a", cause), ("second", "BackendUnavailable"), ("third", "")]
+
+
 async def test_a_request_that_is_wrong_everywhere_is_asked_once() -> None:
     """A mistake of the caller's is no reason to pay another backend."""
     backend, played = chain(WRONG, None)

@@ -27,7 +27,7 @@ from router.pipeline import Router
 from router.pipeline_types import Ask, Sink
 from router.purse import Purse
 from router.run import Limits, Run
-from tests.adapters.stub_server import StubServer
+from tests.adapters.stub_server import StubServer, free_port
 from tests.adapters.test_pool import Played, Time
 from tests.router.serving import served
 
@@ -135,6 +135,65 @@ async def test_a_request_that_is_over_is_freed_at_once(stub: StubServer, model: 
     finally:
         gc.enable()
         await router.aclose()
+
+
+# --- what the log says --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_failures_that_others_made_good_are_in_the_log(stub: StubServer, caplog: pytest.LogCaptureFixture, stream: bool) -> None:
+    """Each deployment and each cause once, with the id of the first request, and after a minute with how often; no word of others."""
+    large = {"deployments": {"eu": place(stub, "status-500"), "us": place(stub, "status-502")}, "fallbacks": ["other"], "allowed_fails": 99}
+    now, sink = [0.0], nowhere if stream else None
+    router = Router(gateway({"large": large, "other": place(stub, "words")}).parts, clock=lambda: now[0])
+    ids = list[str]()
+    for now[0] in (0.0, 30.0, 59.0, 61.0):
+        outcome = await router.answer(Ask(ASKED, "large"), sink)
+        ids.append(outcome.id)
+    await router.aclose()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.split()[0] for line in said] == [ids[0], ids[3]]
+    for line, more in zip(said, ("", ", and 2 more since this was last said"), strict=True):
+        failed = {f"backend 'large/{name}' failed: BackendUnavailable {status}{more}" for name, status in (("eu", 500), ("us", 502))}
+        assert set(line.partition(" ")[2].split("; ")) == failed
+    assert not [word for word in ("hello", CANARY, "no, because") if word in caplog.text]
+
+
+async def test_where_nothing_is_left_the_log_names_the_backend_too(stub: StubServer, caplog: pytest.LogCaptureFixture) -> None:
+    """So that an outage is told from a failure that a deployment's neighbour made good; a pool of one is named once."""
+    alone = place(stub, "status-500")
+    for backend, names in ((alone, ["large"]), ({"deployments": {"eu": alone}}, ["large/eu", "large"])):
+        caplog.clear()
+        router = gateway({"large": {**backend, "attempts": 2}})
+        with pytest.raises(BackendFailed):
+            await router.answer(Ask(ASKED, "large"))
+        await router.aclose()
+        (line,) = caplog.messages
+        assert line.partition(" ")[2] == "; ".join(f"backend '{name}' failed: BackendUnavailable 500" for name in names)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/messages"])
+async def test_where_a_dead_backend_is_stands_in_the_log_and_in_nothing_that_a_client_reads(
+    caplog: pytest.LogCaptureFixture, path: str, stream: bool
+) -> None:
+    """The client reads who does not answer; the operator where that is, without what opens the door there."""
+    address = f"127.0.0.1:{free_port()}"
+    large = {"model": "m", "base_url": f"http://me:{CANARY}@{address}/v1?key={CANARY}", "attempts": 1, "fallbacks": ["other"]}
+    router = gateway({"large": large, "other": {"model": "m", "base_url": f"http://{address}/other", "attempts": 1}})
+    body = {"input": "hello there"} if path == "/responses" else {"messages": BODY["messages"], "max_tokens": 20}
+    async with served(router) as url, httpx.AsyncClient(timeout=60) as http:
+        response = await http.post(url + path, json={"model": "large", "stream": stream, **body})
+        told = [response.text, str(response.headers)]
+        told.append((await http.get(f"{url}/decisions/{response.headers['x-outlay-decision-id']}")).text)
+        told += [(await http.get(f"{url}/models")).text, (await http.get(url.removesuffix("/v1") + "/ready")).text]
+    assert response.status_code == 503
+    assert "backend 'large': no connection (ConnectionRefusedError)" in response.json()["error"]["message"]
+    assert not [text for text in told if address in text or "127.0.0.1" in text or '"cause":"Backend' in text]
+    lines = [record.getMessage() for record in caplog.records if record.name == "outlay"]
+    for name, where in (("large", "v1"), ("other", "other")):
+        assert f"backend '{name}' failed: BackendUnavailable (ConnectionRefusedError at http://{address}/{where})" in lines[0]
+    assert CANARY not in "".join(lines)
 
 
 # --- limits -------------------------------------------------------------------------------------------------------------
