@@ -172,7 +172,8 @@ class Router:
                     await asyncio.shield(self.pacer.close(job))  # what was bought is counted, also for a client that has gone
             finally:  # and is on record, also for one that goes just now
                 decision = self._record(job, self._block(job), ending)
-                self.outages.tell(job.ask.id, job.run.outages)
+                if failed := job.run.outages:
+                    self.outages.tell(job.ask.id, failed)
         return render(job, decision)
 
     async def _sent(self, job: Job, outcome: Outcome) -> Outcome:
