@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-_LONG = b"0" * 19
-_WHOLE = re.compile(rb"(?<![.\d])\d{19}")
-"""The beginning of a long number, and not the digits after its point: many a small float has as many of those."""
+_LONG, _POINT = b"0" * 19, ord(".")
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 _slowly = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
@@ -33,12 +30,22 @@ def dumps(value: Any) -> bytes:
 def loads(raw: bytes | str) -> Any:
     """The value. Raises ValueError for what is no JSON, RecursionError for what is nested too deeply."""
     read = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if _LONG in read.translate(_DIGITS_ALIKE) and _WHOLE.search(read):  # ten times as quick as the pattern alone
+    if _has_long_number(read):
         return json.loads(raw)
     try:
         return orjson.loads(read)
     except ValueError:
         return json.loads(raw)
+
+
+def _has_long_number(read: bytes) -> bool:
+    """Whether a run of so many digits stands anywhere but after a point: many a small fraction has as many. A pattern takes ten times as
+    long to say so."""
+    alike = read.translate(_DIGITS_ALIKE)
+    at = alike.find(_LONG)
+    while at > 0 and alike[at - 1] == _POINT:
+        at = alike.find(_LONG, at + len(_LONG))
+    return at >= 0
 
 
 def _finite(value: Any) -> Any:

@@ -35,11 +35,11 @@ def test_a_lone_surrogate_can_be_read() -> None:
     assert loads(b'{"text": "\\ud83d"}') == {"text": "\ud83d"}
 
 
-@pytest.mark.parametrize("number", [2**63, 2**64, 10**30, -(10**30)])
+@pytest.mark.parametrize("number", [2**63, 2**64, 10**30, -(10**30), 10**60])
 def test_whole_numbers_of_any_size_pass_as_they_came(number: int) -> None:
     """Ids are no measurements: as a float they would be somebody else's."""
-    raw = json.dumps({"id": number})
-    assert loads(raw) == loads(raw.encode()) == {"id": number}
+    raw = json.dumps({"usd": 0.00011519999999999999, "id": number})
+    assert loads(raw) == loads(raw.encode()) == {"usd": 0.00011519999999999999, "id": number}
     assert isinstance(loads(raw)["id"], int)
     assert json.loads(dumps({"id": number})) == {"id": number}
 
