@@ -166,7 +166,8 @@ half a millisecond of a prompt of 2,000 characters; frozen dataclasses, which se
 the lock of Python 3.11's `cached_property`, 3 %. What was tried and not kept: leaner responses than Starlette's, and a client's leaving
 told by its connection, without a task that waits for it, which saved next to nothing; Cython, which took 8 % off a decision and would
 need a compiler wherever it is installed (mypyc 2.4 ends in an internal error on the decision's modules). To come within 0.6 of the floor
-at every number of clients a request would have to take a quarter less; to reach a third of TensorZero's throughput, it could not be Python."""
+at every number of clients a request would have to take a quarter less; to reach a third of TensorZero's throughput, it could not be
+Python."""
 
 
 def _best_of_8(found: Found) -> str:
