@@ -38,7 +38,7 @@ BUCKETS = 10
 Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
-class Sums(Collector):
+class Series(Collector):
     """A counter, or a gauge, by its labels. prometheus_client's own take a lock and ten calls for each number, and a request has twenty."""
 
     def __init__(self, kind: Family, name: str, about: str, labels: Sequence[str]) -> None:
@@ -63,37 +63,37 @@ class Metrics:
     def __init__(self, options: MetricsOptions | None = None) -> None:
         self.options, self.registry = options or MetricsOptions(), CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, open files, CPU time; on Linux
-        sums, histogram = self._sums, partial(Histogram, registry=self.registry)
-        self._requests = sums("outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
+        series, histogram = self._series, partial(Histogram, registry=self.registry)
+        self._requests = series("outlay_requests", "Requests, by how they ended", "policy", "plan", "status")
         self._overhead = histogram("outlay_overhead_seconds", "Time without any backend, verifier or judge", buckets=OVERHEAD_S)
         self._waited = histogram("outlay_upstream_seconds", "Time in which at least one call was under way", buckets=REQUEST_S)
         self._first_word = histogram("outlay_first_token_seconds", "Of streams, until the first word", buckets=REQUEST_S)
-        self._spend = sums("outlay_spend_usd", "US dollars spent", "policy")
-        self._baseline = sums("outlay_baseline_usd", "What answered requests would have cost with the baseline backend", "policy")
-        self._saved = sums(
+        self._spend = series("outlay_spend_usd", "US dollars spent", "policy")
+        self._baseline = series("outlay_baseline_usd", "What answered requests would have cost with the baseline backend", "policy")
+        self._saved = series(
             "outlay_saved_usd", "Baseline less spend of answered requests, since the start", "policy", kind=GaugeMetricFamily
         )
-        self._actions = sums("outlay_actions", "Plans run; a request may run several", "policy", "plan")
-        self._calls = sums("outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
-        self._attempts = sums("outlay_attempts", "Requests that calls consist of", "deployment", "kind", "outcome")
-        self._looks = sums("outlay_cache_lookups", "Requests that looked into the cache, by what came of it", "outcome")
-        self._degraded = sums("outlay_degraded", "Requests that did without something", "component")
-        self._by_key = sums("outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
-        self._refused = sums("outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
-        self._ledger = sums("outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
-        self._arms = sums("outlay_split_requests", "Requests of each arm of a split, by how they ended", "split", "arm", "status")
-        self._arm_spend = sums("outlay_split_spend_usd", "US dollars spent by arm", "split", "arm")
-        self._arm_believed = sums("outlay_split_believed", "Sum of the chances of answers, by arm", "split", "arm")
-        self._arm_labels = sums("outlay_split_feedback", "Answers judged, by arm", "split", "arm")
-        self._arm_right = sums("outlay_split_feedback_right", "Sum of their labels", "split", "arm")
-        self._labels = sums("outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
-        self._right = sums("outlay_feedback_right", "Sum of the labels", "chance")
-        self._believed = sums("outlay_feedback_believed", "Sum of the chances", "chance")
+        self._actions = series("outlay_actions", "Plans run; a request may run several", "policy", "plan")
+        self._calls = series("outlay_calls", "Calls of backends, verifiers and probe", "kind", "target", "outcome")
+        self._attempts = series("outlay_attempts", "Requests that calls consist of", "deployment", "kind", "outcome")
+        self._looks = series("outlay_cache_lookups", "Requests that looked into the cache, by what came of it", "outcome")
+        self._degraded = series("outlay_degraded", "Requests that did without something", "component")
+        self._by_key = series("outlay_key_spend_usd", "US dollars spent by key", "key") if self.options.by_key else None
+        self._refused = series("outlay_errors", "Errors that went out instead of an answer; see router/errors.py", "error", "status")
+        self._ledger = series("outlay_ledger_refusals", "Those that a key's limits are the reason of", "error")
+        self._arms = series("outlay_split_requests", "Requests of each arm of a split, by how they ended", "split", "arm", "status")
+        self._arm_spend = series("outlay_split_spend_usd", "US dollars spent by arm", "split", "arm")
+        self._arm_believed = series("outlay_split_believed", "Sum of the chances of answers, by arm", "split", "arm")
+        self._arm_labels = series("outlay_split_feedback", "Answers judged, by arm", "split", "arm")
+        self._arm_right = series("outlay_split_feedback_right", "Sum of their labels", "split", "arm")
+        self._labels = series("outlay_feedback", "Answers judged, by the chance believed (its bucket's lower end)", "chance")
+        self._right = series("outlay_feedback_right", "Sum of the labels", "chance")
+        self._believed = series("outlay_feedback_believed", "Sum of the chances", "chance")
 
-    def _sums(self, name: str, about: str, *labels: str, kind: Family = CounterMetricFamily) -> Callable[..., None]:
-        sums = Sums(kind, name, about, labels)
-        self.registry.register(sums)
-        return sums.add
+    def _series(self, name: str, about: str, *labels: str, kind: Family = CounterMetricFamily) -> Callable[..., None]:
+        series = Series(kind, name, about, labels)
+        self.registry.register(series)
+        return series.add
 
     def ended(self, job: Job, decision: Mapping[str, Any], ending: Ending) -> None:
         """A request was decided, and ended so."""
