@@ -33,10 +33,15 @@ class Deployment:
         """How long it is still to be left alone; while one request tries whether it is back, for as long as that takes."""
         return max(self._until - now, self._cooldown_s if self._probing else 0.0, 0.0)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether so many failures came in a row that it is left alone."""
+        return self._failures >= self._allowed_fails
+
     def begin(self) -> bool:
         """A request goes out; whether it is the one that tries if the deployment is back."""
         self.running += 1
-        probe = self._failures >= self._allowed_fails
+        probe = self.is_open
         self._probing = self._probing or probe
         return probe
 
@@ -68,7 +73,7 @@ class Deployment:
             self._failures = 0
             return
         self._failures += 1
-        rest_s = self._cooldown_s if self._failures >= self._allowed_fails else 0.0
+        rest_s = self._cooldown_s if self.is_open else 0.0
         self._until = max(self._until, now + max(rest_s, min(error.retry_after_s or 0.0, LONGEST_REST_S)))
 
     def busier_than(self, other: Deployment, streamed: bool) -> bool:

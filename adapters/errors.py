@@ -17,6 +17,8 @@ AdapterError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class AdapterError(Exception):
     """Base of all errors of this folder."""
@@ -41,6 +43,12 @@ class BackendError(AdapterError):
         self.retry_after_s = retry_after_s
         self.status = status
         self.because = because
+
+    def mask(self, texts: Iterable[str]) -> None:
+        """Cut these out of the message, where a provider repeats them."""
+        for text in filter(None, texts):
+            self.detail = self.detail.replace(text, "***")
+        self.args = (f"backend '{self.backend}': {self.detail}",)
 
     @property
     def brief(self) -> str:

@@ -89,7 +89,7 @@ class Guarded:
             raise self._late() from None
 
     def _late(self) -> BackendTimeout:
-        return BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s")
+        return BackendTimeout(self.name, f"no answer within {self._timeout_s:g} s", because=f"{self._timeout_s:g} s")
 
 
 class Patience:

@@ -13,6 +13,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -79,7 +80,8 @@ class OpenAIBackend:
             self._server = Server(f"{options.base_url}/chat/completions", headers, connect_s=min(CONNECT_S, options.timeout_s))
         except ValueError as error:
             raise AdapterError(f"backends.{name}: {error}") from None
-        self._secrets = [value.removeprefix("Bearer ") for value in secrets.values()]
+        self.unsaid = [*(value.removeprefix("Bearer ") for value in secrets.values()), urlsplit(options.base_url).netloc]
+        """What no caller is to read, whatever the server says."""
         self._max_tokens_field = options.max_tokens_field or ("max_completion_tokens" if options.base_url == OPENAI else "max_tokens")
 
     async def complete(self, request: ChatRequest, call: Call) -> None:
@@ -148,14 +150,16 @@ class OpenAIBackend:
         try:
             return loads(body)
         except ValueError:
-            raise BackendMalformed(self.name, f"an answer that is not JSON ({response.content_type}): {self.excerpt(body)}") from None
+            raise BackendMalformed(
+                self.name, f"an answer that is not JSON ({response.content_type}): {self.excerpt(body)}", because="not JSON"
+            ) from None
 
     async def _read(self, response: Response) -> bytes:
         body = bytearray()
         async for chunk in response.pieces():
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
-                raise BackendMalformed(self.name, TOO_LONG)
+                raise BackendMalformed(self.name, TOO_LONG, because="too long")
         return bytes(body)
 
     # --- an error -------------------------------------------------------------------------------------------------
@@ -166,12 +170,12 @@ class OpenAIBackend:
             payload = loads(await self._read(response))
         except ValueError:
             payload = None
-        said = redacted(message_of(payload) or response.reason, self._secrets)
+        said = message_of(payload) or response.reason
         return error_for(self.name, response.status, said, code_of(payload), retry_after_s(response.headers))
 
     def excerpt(self, body: bytes) -> str:
         """The beginning of what a server sent, fit for a message."""
-        return repr(redacted(body[:80].decode("utf-8", "replace"), self._secrets))
+        return repr(redacted(body[:80].decode("utf-8", "replace"), self.unsaid))
 
 
 class _Exchange:
@@ -193,6 +197,8 @@ class _Exchange:
     def __exit__(self, _: object, error: BaseException | None, trace: object) -> None:
         if self._backend.has_own_price:
             self._call.reported_usd = None  # a configured price is the price
+        if isinstance(error, BackendError):
+            error.mask(self._backend.unsaid)
         if not isinstance(error, OSError):
             return
         name, kind = self._backend.name, type(error).__name__
@@ -214,11 +220,11 @@ class _Events:
         """The deltas that this chunk completes."""
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
-            raise BackendMalformed(self._backend.name, TOO_LONG)
+            raise BackendMalformed(self._backend.name, TOO_LONG, because="too long")
         try:
             events = self._parser.feed(chunk)
         except LineTooLong as error:
-            raise BackendMalformed(self._backend.name, str(error)) from None
+            raise BackendMalformed(self._backend.name, str(error), because="too long") from None
         for data in events:
             yield from self._read(data)
 
@@ -235,13 +241,15 @@ class _Events:
         try:
             event = loads(data)
         except ValueError:
-            raise BackendMalformed(self._backend.name, f"an event that is not JSON: {self._backend.excerpt(data.encode())}") from None
+            raise BackendMalformed(
+                self._backend.name, f"an event that is not JSON: {self._backend.excerpt(data.encode())}", because="not JSON"
+            ) from None
         yield from self.reader.read(event)
 
 
 async def _drain(response: Response) -> None:
     """Read the end of a stream after its last event, so that the connection can be used again; it is not waited for long."""
-    with suppress(TimeoutError):
+    with suppress(OSError):  # a TimeoutError is one, and an end that was promised and does not come
         async with asyncio.timeout(END_OF_STREAM_S):
             async for _ in response.pieces():
                 pass

@@ -55,13 +55,13 @@ def read_answer(backend: str, payload: Any, call: Call) -> None:
     name(payload, call)
     try:
         if not payload["choices"]:
-            raise BackendMalformed(backend, "an answer without choices")
+            raise BackendMalformed(backend, "an answer without choices", because="no choices")
         choices = [_choice(choice) for choice in payload["choices"]]
     except NOT_TEXT:
         if not counted:
             call.output_tokens, call.estimated = _tokens_of(payload), True
         said = message_of(payload) or "no choices"
-        raise BackendMalformed(backend, f"an answer in a shape that is not OpenAI's: {said}") from None
+        raise BackendMalformed(backend, f"an answer in a shape that is not OpenAI's: {said}", because="not OpenAI's shape") from None
     call.choices.extend(choices)
     if not counted:
         call.output_tokens, call.estimated = sum(_tokens_of(choice.message or choice.text) for choice in choices), True
@@ -176,10 +176,12 @@ class StreamReader:
         """The deltas of one event."""
         try:
             if event.get("error"):
-                raise BackendMalformed(self._backend, f"the stream broke off with an error: {message_of(event)}")
+                raise BackendMalformed(
+                    self._backend, f"the stream broke off with an error: {message_of(event)}", because="an error in the stream"
+                )
             deltas = [self._delta(choice) for choice in event.get("choices") or ()]
         except NOT_TEXT:
-            raise BackendMalformed(self._backend, "an event of the stream is not in OpenAI's shape") from None
+            raise BackendMalformed(self._backend, "an event of the stream is not in OpenAI's shape", because="not OpenAI's shape") from None
         self._counted = count(event.get("usage"), self._call) or self._counted
         if not self._call.model:
             name(event, self._call)
@@ -189,7 +191,8 @@ class StreamReader:
         """The stream is over, with its `[DONE]` or without it. Choices that never said why they ended have ended now, or were cut off."""
         unfinished = [index for index, part in self._parts.items() if part.finish_reason is None]
         if not self._parts or (unfinished and not done):
-            raise BackendMalformed(self._backend, "the stream was cut off" if self._parts or not done else "a stream without choices")
+            said = "the stream was cut off" if self._parts or not done else "a stream without choices"
+            raise BackendMalformed(self._backend, said, because=said)
         for index in unfinished:
             self._parts[index].finish_reason = "stop"
         return [Delta(index=index, finish_reason="stop") for index in unfinished]

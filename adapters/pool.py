@@ -31,6 +31,8 @@ LONGEST_PAUSE_S, WITH_FALLBACK_S = 10.0, 1.0
 """Who would have to wait longer is told so instead; or is answered by another backend, where there is one."""
 REMEMBERED, ENOUGH = 256, 20
 """Latencies that the 95th percentile is taken of, and how many there must be."""
+TIMER_S = 0.05
+"""A timer may be so much early."""
 MOST_SAVED = 10.0
 """Hedges that a quiet time saves up at most."""
 
@@ -66,9 +68,11 @@ class _Try:
             raise
 
     def fail(self, error: BackendError, now: float) -> None:
-        """It ended without an answer."""
+        """It ended without an answer: from now on it is neither under way, nor what others wait for."""
         self.error = error
+        self.latency_s = now - self.started if self.latency_s is None else self.latency_s
         self.deployment.failed(error, now)
+        self.deployment.end(self.probe)
 
     @property
     def unread(self) -> bool:
@@ -199,7 +203,8 @@ class Pool:
     async def _close(self, one: _Try, request: ChatRequest, call: Call) -> None:
         if one.deltas is not None:
             await one.deltas.aclose()
-        one.deployment.end(one.probe)
+        if one.error is None:
+            one.deployment.end(one.probe)
         part, latency_s = one.part, self._clock() - one.started if one.latency_s is None else one.latency_s
         if one.over:
             one.deployment.wrote(part.output_tokens / max(1, len(part.choices)))
@@ -241,15 +246,16 @@ class Pool:
             raise error
         if pause_s:
             await self._sleep(pause_s)
-            if deployment.rests_s(self._clock()) > 0:
+            if deployment.rests_s(self._clock()) > TIMER_S:
                 raise error  # others have found it failing meanwhile
         return self._start(deployment, "retry", call, streamed, tries)
 
     def _same_place(self, error: BackendError, tries: Sequence[_Try]) -> tuple[Deployment, float]:
-        """The last deployment once more, and the pause before that. What our own queue turned away, or our key, is not asked twice."""
-        if isinstance(error, BackendBusy) or not error.retryable:
-            raise error
+        """The last deployment once more, and the pause before that. What our own queue turned away, or our key, is not asked twice; nor is
+        one that is left alone after failures, which nobody waits for."""
         last = tries[-1].deployment
+        if isinstance(error, BackendBusy) or not error.retryable or last.is_open:
+            raise error
         pause_s = PAUSE_S * 2 ** (len(tries) - 1) * self._chance.uniform(0.5, 1.5)
         rests_s = last.rests_s(self._clock())
         return last, max(pause_s, rests_s)

@@ -171,6 +171,11 @@ async def test_a_key_is_sent_and_never_shown(make: Make, stub: StubServer, monke
     )  # fmt: skip
     assert "no, because" in str(error)
     assert "sk-very-secret" not in str(error)
+    with pytest.raises(BackendError, match=r"broke off with an error: \*\*\* of memory$"):
+        await streamed(make("error-event", api_key="out"), ASK)
+    there = make("html", base_url=stub.url)
+    there.unsaid = ["nginx"]
+    assert "nginx" not in str(await failure(there))
     assert "sk-plain" not in repr(OpenAIOptions(model="m", api_key="sk-plain", headers={"a": "sk-plain"}))
 
 
@@ -324,6 +329,21 @@ async def test_a_cut_stream_is_paid_for_and_no_answer(make: Make) -> None:
         await listen()
     assert heard == ["river", " stone"]
     assert (call.output_tokens, call.choices, call.estimated) == (3, [], True)
+
+
+async def test_a_stream_that_is_done_is_an_answer_whatever_its_connection_does_then(make: Make) -> None:
+    """Its server promised more bytes than it sends; after `[DONE]` nothing is missing."""
+    event = b'data: {"choices": [{"index": 0, "delta": {"content": "river"}, "finish_reason": "stop"}]}\n\n'
+
+    async def short(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n" + event + b"data: [DONE]\n\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(short, "127.0.0.1", 0) as server:
+        call, _ = await streamed(make(base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"), ASK)
+    assert [choice.text for choice in call.choices] == ["river"]
 
 
 async def test_a_flood_is_stopped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -360,6 +360,34 @@ async def test_what_was_not_taken_or_never_answered_before_has_no_length() -> No
 # --- left alone ---------------------------------------------------------------------------------------------------------
 
 
+async def test_nobody_waits_for_one_that_is_left_alone() -> None:
+    """Neither for the failure that opened the circuit, nor after a try whether it is back: the error goes out, or a fallback is asked."""
+    time = Time()
+    flaky = Played("m", time, DOWN)
+    alone = pool(time, flaky, attempts=2, allowed_fails=1, cooldown_s=5)
+    for _ in range(3):
+        began, call = time.now, Call(Price())
+        with pytest.raises(BackendUnavailable, match="down"):
+            await alone.complete(ASK, call)
+        assert time.now == began
+        assert [one.kind for one in call.attempts] == ["first"]
+        time.now += 6
+
+
+async def test_a_timer_that_is_a_hair_early_costs_no_retry() -> None:
+    """The pause that a server asked for has been made; that the clock says a millisecond less changes nothing."""
+    time = Time()
+
+    async def early(seconds: float) -> None:
+        time.now += seconds - 0.001
+
+    backend = Played("m", time, BackendUnavailable("x", "busy", retry_after_s=2.0), None)
+    one = Pool("p", [backend], Resilience(attempts=2), clock=time, sleep=early)
+    call = await answered(one, ASK)
+    assert [attempt.kind for attempt in call.attempts] == ["first", "retry"]
+    assert call.attempts[0].latency_s == 0.0, "the pause is not the failed request's"
+
+
 async def test_a_deployment_that_fails_in_a_row_is_left_alone_and_tried_again_once() -> None:
     """After `allowed_fails` it is asked nothing for `cooldown_s`; then one request tries, and the others still do not."""
     time = Time()
