@@ -19,9 +19,9 @@ from pydantic import Field, SecretStr, field_validator
 
 from adapters.errors import AdapterError, BackendError, BackendMalformed, BackendUnavailable
 from adapters.fast_json import dumps, loads
-from adapters.http_client import Posted, Response, Server
+from adapters.http_client import NotHttp, Posted, Response, Server
 from adapters.openai_wire import StreamReader, body_of, code_of, error_for, message_of, read_answer, retry_after_s, unreached, with_usage
-from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret
+from adapters.options import BY_FILE, RemoteOptions, redacted, resolve_secret, without_password
 from adapters.pricing import estimate_input_tokens, listed
 from adapters.sse import EventParser, LineTooLong
 from adapters.traceparent import trace_headers
@@ -205,6 +205,10 @@ class _Exchange:
         if self._accepted:
             raise BackendMalformed(name, f"the answer was cut off ({kind})", because=kind) from None
         _free(self._call)
+        if isinstance(error, NotHttp):
+            raise BackendMalformed(
+                name, "what came is no HTTP response", because=f"{kind} at {without_password(self._backend.address)}"
+            ) from None
         raise unreached(name, kind, self._backend.address) from None
 
 

@@ -346,6 +346,20 @@ async def test_a_stream_that_is_done_is_an_answer_whatever_its_connection_does_t
     assert [choice.text for choice in call.choices] == ["river"]
 
 
+async def test_a_server_of_another_kind_is_said_to_be_one(make: Make) -> None:
+    """There was a connection, so that is not what is missing; the log has where to."""
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        error = await failure(make(base_url=url))
+    assert (error.detail, error.brief) == ("what came is no HTTP response", f"BackendMalformed (NotHttp at {url})")
+
+
 async def test_a_flood_is_stopped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that does not end, or an answer that does not, is cut at a bound instead of filling the memory."""
     monkeypatch.setattr(sse, "MAX_LINE_BYTES", 3 << 20)
